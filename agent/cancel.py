@@ -1,0 +1,53 @@
+"""One token carries "stop" from whoever asks to every thread that works.
+
+A token is set once and never cleared. Threads look at it between units of work of at most a
+second or so (a chunk, a slice of an upload, a pause of the retry loop) and raise ``Canceled``.
+"""
+
+import threading
+
+from agent.errors import Canceled
+
+
+class CancelToken:
+    """A stop request that any thread may set and every thread may see."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._reason = ""
+
+    def cancel(self, reason: str) -> None:
+        """Ask for the stop; the first reason is kept."""
+        if not self._event.is_set():
+            self._reason = reason
+            self._event.set()
+
+    @property
+    def canceled(self) -> bool:
+        """Tell whether the stop was asked for."""
+        return self._event.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Return why, or "" while nobody has asked."""
+        return self._reason
+
+    def check(self) -> None:
+        """Raise ``Canceled`` once the stop was asked for."""
+        if self._event.is_set():
+            raise Canceled(self._reason)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for ``seconds``, or raise ``Canceled`` as soon as the stop is asked for."""
+        if self._event.wait(seconds):
+            raise Canceled(self._reason)
+
+
+class _Never(CancelToken):
+    """A token for work that must not be stopped half-way, such as removing our lock."""
+
+    def cancel(self, reason: str) -> None:
+        raise AssertionError(f"NEVER cannot be canceled ({reason})")
+
+
+NEVER = _Never()

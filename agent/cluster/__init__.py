@@ -1,0 +1,1 @@
+"""Kubernetes: what to back up, from where, and what to say of it."""

@@ -1,0 +1,145 @@
+"""Every error that podlift raises on purpose.
+
+The tree says who is at fault and therefore what happens next::
+
+    PodliftError
+    ├── UsageError              the request itself cannot be carried out          (exit 2)
+    ├── Canceled                somebody asked us to stop                         (exit 130)
+    ├── SourceError             one entry of a volume: counted, named, left out   (exit 3)
+    ├── VolumeError             the volume as a whole: the run fails
+    ├── StorageError            the object store: the run fails when retries end
+    │   ├── ObjectMissing       the key does not exist
+    │   ├── BucketMissing       the bucket does not exist
+    │   ├── AccessDenied        the credentials are wrong or lack a right
+    │   ├── CredentialsExpired  worth one new client, then fatal
+    │   ├── Unreachable         connection, time-out, 5xx: worth retrying
+    │   ├── Throttled           slow down, everybody: worth retrying
+    │   └── IntegrityRefused    what arrived is not what was sent: worth retrying
+    ├── RepositoryError         the repository: the run fails
+    │   ├── NoRepository        nothing is there yet                              (exit 10)
+    │   ├── RepositoryLocked    another process holds a conflicting lock          (exit 11)
+    │   ├── LockLost            our own lock can no longer be proven
+    │   ├── WrongPassword       no key opens with it                              (exit 12)
+    │   ├── UnsupportedFormat   a version or polynomial that we cannot serve
+    │   ├── MalformedData       bytes that do not decode
+    │   └── DamagedBlob         a sealed blob that does not open to what it names
+    └── ClusterError            Kubernetes: an object is missing, wrong or not ours
+
+An error carries its facts as attributes and ends in advice: what the operator can do.
+A ``SourceError`` is data as much as it is an exception: the run collects it and goes on.
+"""
+
+
+class PodliftError(Exception):
+    """Base of all errors raised on purpose; ``str()`` is one line for the operator."""
+
+
+class UsageError(PodliftError):
+    """The request cannot be carried out as it was written."""
+
+
+class Canceled(PodliftError):
+    """Work was stopped on request; ``reason`` says whose."""
+
+    def __init__(self, reason: str = "canceled") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class SourceError(PodliftError):
+    """One entry of a volume could not be read (or, in a restore, written).
+
+    ``path`` is relative to the volume's root, raw bytes as the kernel gave them.
+    """
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        super().__init__(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class VolumeError(PodliftError):
+    """The volume as a whole cannot be read or written."""
+
+
+class StorageError(PodliftError):
+    """The object store failed; ``key`` is the object concerned ("" for none)."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class ObjectMissing(StorageError):
+    """The object does not exist."""
+
+
+class BucketMissing(StorageError):
+    """The bucket (or the directory of a local repository) does not exist."""
+
+
+class AccessDenied(StorageError):
+    """The credentials are wrong, or lack the right for this call."""
+
+
+class CredentialsExpired(StorageError):
+    """The credentials were good once; a new client may get fresh ones."""
+
+
+class Unreachable(StorageError):
+    """No usable answer: connection refused or reset, time-out, or a 5xx."""
+
+
+class Throttled(StorageError):
+    """The store asks everybody to slow down; ``retry_after_seconds`` is its wish, or None."""
+
+    def __init__(
+        self, message: str, *, key: str = "", retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, key=key)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class IntegrityRefused(StorageError):
+    """The store received other bytes than were sent and did not keep them."""
+
+
+class RepositoryError(PodliftError):
+    """The repository cannot be used, or cannot be trusted."""
+
+
+class NoRepository(RepositoryError):
+    """There is no repository at this place."""
+
+
+class RepositoryLocked(RepositoryError):
+    """Another process holds a lock that conflicts with the one asked for."""
+
+
+class LockLost(RepositoryError):
+    """Our own lock could not be refreshed in time; nothing more may be written."""
+
+
+class WrongPassword(RepositoryError):
+    """None of the repository's keys opens with this password."""
+
+
+class UnsupportedFormat(RepositoryError):
+    """The repository is of a version, or has parameters, that podlift does not serve."""
+
+
+class MalformedData(RepositoryError):
+    """Stored bytes do not decode; ``what`` names the thing, ``reason`` the place."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} is damaged: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class DamagedBlob(RepositoryError):
+    """A sealed blob does not open, or opens to other bytes than its id promises."""
+
+
+class ClusterError(PodliftError):
+    """An object of the cluster is missing, malformed, or forbids the work."""

@@ -1,0 +1,89 @@
+"""The progress contract: counters that workers add to and observers read.
+
+Workers call ``add`` and ``problem`` from any thread, as often as once a file; neither blocks
+on anything but a short lock. Observers (the terminal's bar, the PVB's status, the metrics)
+never get called back: they read ``counters`` at their own pace. So no observer, however slow
+or broken, can hold up a backup.
+"""
+
+import dataclasses
+import threading
+
+from agent.errors import SourceError
+
+KEPT_PROBLEMS = 100
+"""How many problems are kept by name; all of them are counted."""
+
+
+@dataclasses.dataclass(slots=True)
+class Counters:
+    """What a run has done so far. Files count when they are finished, bytes as they flow."""
+
+    bytes_total: int = 0  # of all files met so far; an estimate until the walk is over
+    bytes_done: int = 0  # of them, read or taken from the parent
+    bytes_read: int = 0  # read from the volume (holes and unchanged files cost none)
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    directories_new: int = 0
+    directories_changed: int = 0
+    directories_unmodified: int = 0
+    others: int = 0  # symlinks, fifos, devices
+    sockets_skipped: int = 0
+    mounts_skipped: int = 0
+    excluded: int = 0
+    problems: int = 0
+    data_blobs: int = 0  # new ones only
+    tree_blobs: int = 0
+    bytes_added: int = 0  # plaintext of new blobs
+    bytes_stored: int = 0  # the same, sealed
+    bytes_uploaded: int = 0  # everything that was sent to the storage and acknowledged
+
+    @property
+    def files(self) -> int:
+        """Return how many files are finished."""
+        return self.files_new + self.files_changed + self.files_unmodified
+
+
+class Monitor:
+    """Counts for one run; also the monitor to use when nobody looks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters = Counters()
+        self._problems: list[SourceError] = []
+        self._walked = False
+
+    def add(self, **deltas: int) -> None:
+        """Add to counters by name; unknown names raise ``AttributeError``."""
+        with self._lock:
+            for name, delta in deltas.items():
+                setattr(self._counters, name, getattr(self._counters, name) + delta)
+
+    def problem(self, error: SourceError) -> None:
+        """Count an entry that was left out, and keep its name if there is room."""
+        with self._lock:
+            self._counters.problems += 1
+            if len(self._problems) < KEPT_PROBLEMS:
+                self._problems.append(error)
+
+    def walk_finished(self) -> None:
+        """Say that ``bytes_total`` is no longer an estimate."""
+        self._walked = True
+
+    @property
+    def walked(self) -> bool:
+        """Tell whether ``bytes_total`` is final."""
+        return self._walked
+
+    @property
+    def counters(self) -> Counters:
+        """Return a consistent copy of all counters."""
+        with self._lock:
+            return dataclasses.replace(self._counters)
+
+    @property
+    def problems(self) -> list[SourceError]:
+        """Return the first ``KEPT_PROBLEMS`` problems."""
+        with self._lock:
+            return list(self._problems)

@@ -1,0 +1,1 @@
+"""A repository: somebody else's format, written and read exactly."""

@@ -1,0 +1,1 @@
+"""Object storage under one prefix: put, get, range, list, delete."""

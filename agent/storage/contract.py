@@ -1,0 +1,62 @@
+"""What every storage promises, whatever is behind it.
+
+A storage is one flat set of objects under one prefix. Calls block the calling thread and may
+come from many threads at once. An object is written whole or not at all, is durable when
+``put`` returns, and is never changed afterwards: writing the same key again with the same
+bytes is allowed at any time, which is what makes a blind retry safe.
+
+Errors are the kinds of ``agent.errors.StorageError``. A storage does not retry; ``Retrying``
+(``retry.py``) is the only place that does. Cancelling leaves either no object or the whole
+one; ``Canceled`` is raised within about a second unless the peer is stalled, and then within
+the attempt's deadline.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from agent.cancel import NEVER, CancelToken
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Listed(NamedTuple):
+    """One object of a listing: its key below the prefix, and its size in bytes."""
+
+    key: str
+    size: int
+
+
+class Storage(Protocol):
+    """One prefix of an object store."""
+
+    @property
+    def place(self) -> str:
+        """Return what an operator would call this place, without any secret."""
+
+    def put(
+        self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
+    ) -> None:
+        """Store ``body`` under ``key``; ``sha256`` is its digest when it is known already."""
+
+    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+        """Return the whole object; raises ``ObjectMissing``."""
+
+    def get_range(
+        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return ``length`` bytes from ``offset``.
+
+        Raises ``ObjectMissing``, or ``StorageError`` if the object ends before that.
+        """
+
+    def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
+        """Return the object's size in bytes; raises ``ObjectMissing``."""
+
+    def list(self, prefix: str, *, cancel: CancelToken = NEVER) -> Iterator[Listed]:
+        """Yield every object whose key starts with ``prefix``, in no promised order."""
+
+    def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
+        """Remove the object; removing what is not there is not an error."""
+
+    def close(self) -> None:
+        """Release connections; the storage is not used afterwards."""

@@ -1,0 +1,1 @@
+"""Pipelines between a volume and a repository, whatever its format."""

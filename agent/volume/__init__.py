@@ -1,0 +1,1 @@
+"""The volume on the host: walked, read and written without ever leaving it."""
