@@ -1,0 +1,1 @@
+"""A stand-in for kube-apiserver, faithful where an agent can tell the difference."""

@@ -1,0 +1,1 @@
+"""API servers for tests: the stand-in, and the real kube-apiserver."""
