@@ -1,0 +1,21 @@
+"""Content-defined chunking exactly as restic's: bytes in, chunks out.
+
+Knows nothing of backups. The same content gives the same chunks wherever it lies in a file,
+and the same chunks that restic would cut, so either finds what the other has stored
+(restic-format.md section 10).
+"""
+
+from chunker.kernel import KERNEL_NAME, Buffer, Scan, scan
+from chunker.rabin import Parameters, generate_polynomial, is_irreducible
+from chunker.stream import ChunkStream
+
+__all__ = [
+    "KERNEL_NAME",
+    "Buffer",
+    "ChunkStream",
+    "Parameters",
+    "Scan",
+    "generate_polynomial",
+    "is_irreducible",
+    "scan",
+]
