@@ -1,0 +1,219 @@
+"""One class over every storage: what the contract promises holds for each of them."""
+
+import concurrent.futures
+import hashlib
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.errors import Canceled, ObjectMissing, StorageError
+from agent.storage.contract import Storage
+from agent.storage.local import LocalStorage
+from agent.storage.memory import MemoryStorage
+
+LARGE = 17 * (1 << 20) + 3
+
+
+@pytest.fixture(params=["memory", "local"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    made: Storage
+    if request.param == "memory":
+        made = MemoryStorage()
+    else:
+        made = LocalStorage.create(tmp_path / "repository")
+    yield made
+    made.close()
+
+
+class CancelAfterLooks(CancelToken):
+    """Is canceled by the n-th look at it, wherever in the work that is."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.cancel("enough")
+        super().check()
+
+
+def keys(storage: Storage, prefix: str = "") -> list[str]:
+    return sorted(listed.key for listed in storage.list(prefix))
+
+
+class TestEveryStorage:
+    def test_what_was_put_comes_back(self, storage: Storage) -> None:
+        storage.put("data/ab/abcd", b"content")
+        assert storage.get("data/ab/abcd") == b"content"
+        assert storage.size("data/ab/abcd") == 7
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_every_kind_of_buffer_is_taken(self, storage: Storage, kind: type) -> None:
+        storage.put("x", kind(b"buffer"))
+        assert storage.get("x") == b"buffer"
+
+    def test_a_part_of_a_larger_buffer_is_taken(self, storage: Storage) -> None:
+        storage.put("x", memoryview(bytearray(b"0123456789"))[2:5])
+        assert storage.get("x") == b"234"
+
+    def test_an_empty_object_is_an_object(self, storage: Storage) -> None:
+        storage.put("empty", b"", sha256=hashlib.sha256(b"").digest())
+        assert storage.get("empty") == b""
+        assert storage.size("empty") == 0
+        assert keys(storage) == ["empty"]
+
+    def test_a_large_object_with_its_digest_comes_back(self, storage: Storage) -> None:
+        body = random.Random(1).randbytes(LARGE)
+        storage.put("large", body, sha256=hashlib.sha256(body).digest())
+        assert storage.get("large") == body
+        assert storage.get_range("large", LARGE - 3, 3) == body[-3:]
+
+    def test_ranges_are_exact(self, storage: Storage) -> None:
+        storage.put("x", b"0123456789")
+        assert storage.get_range("x", 0, 10) == b"0123456789"
+        assert storage.get_range("x", 3, 4) == b"3456"
+        assert storage.get_range("x", 9, 1) == b"9"
+        assert storage.get_range("x", 4, 0) == b""
+
+    @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (10, 1), (50, 1), (11, 0)])
+    def test_a_range_beyond_the_end_is_an_error(
+        self, storage: Storage, offset: int, length: int
+    ) -> None:
+        storage.put("x", b"0123456789")
+        with pytest.raises(StorageError) as caught:
+            storage.get_range("x", offset, length)
+        assert not isinstance(caught.value, ObjectMissing)
+
+    def test_a_negative_range_is_an_error(self, storage: Storage) -> None:
+        storage.put("x", b"0123456789")
+        with pytest.raises(StorageError):
+            storage.get_range("x", -1, 2)
+
+    def test_what_is_not_there_is_missing_by_every_way(self, storage: Storage) -> None:
+        storage.put("data/other", b"")
+        for ask in (storage.get, storage.size):
+            with pytest.raises(ObjectMissing) as caught:
+                ask("data/nothing")
+            assert caught.value.key == "data/nothing"
+        with pytest.raises(ObjectMissing):
+            storage.get_range("data/nothing", 0, 1)
+        with pytest.raises(ObjectMissing):
+            storage.get_range("data/nothing", 0, 0)
+
+    def test_the_same_object_may_be_put_again(self, storage: Storage) -> None:
+        storage.put("x", b"same")
+        storage.put("x", b"same")
+        assert storage.get("x") == b"same"
+
+    def test_deleting_is_final_and_may_be_repeated(self, storage: Storage) -> None:
+        storage.put("locks/a", b"1")
+        storage.delete("locks/a")
+        with pytest.raises(ObjectMissing):
+            storage.get("locks/a")
+        storage.delete("locks/a")
+        storage.delete("never/was/there")
+        assert keys(storage) == []
+
+    def test_a_listing_shows_keys_and_sizes_below_the_prefix(self, storage: Storage) -> None:
+        for key in ("config", "keys/k1", "data/00/aa", "data/00/ab", "data/ff/fc"):
+            storage.put(key, key.encode())
+        assert dict(storage.list("")) == {
+            k: len(k) for k in ("config", "keys/k1", "data/00/aa", "data/00/ab", "data/ff/fc")
+        }
+        assert keys(storage, "data/") == ["data/00/aa", "data/00/ab", "data/ff/fc"]
+        assert keys(storage, "data/00/a") == ["data/00/aa", "data/00/ab"]
+        assert keys(storage, "da") == ["data/00/aa", "data/00/ab", "data/ff/fc"]
+        assert keys(storage, "data/00/aa") == ["data/00/aa"]
+        assert keys(storage, "locks/") == []
+        assert keys(storage, "config/") == []
+
+    def test_a_key_of_unusual_characters_is_kept(self, storage: Storage) -> None:
+        unusual = "tricky/a b+c%20d&e=é~漢<>\"'#?"
+        storage.put(unusual, b"1")
+        assert storage.get(unusual) == b"1"
+        assert keys(storage, "tricky/") == [unusual]
+        storage.delete(unusual)
+        assert keys(storage) == []
+
+    def test_more_than_a_thousand_objects_are_listed_once_each(self, storage: Storage) -> None:
+        names = [f"index/{i:04}" for i in range(1005)]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: storage.put(name, b"."), names))
+        assert keys(storage, "index/") == names
+
+    @pytest.mark.parametrize(
+        "key",
+        ["", "/", "/etc/passwd", "..", "../x", "a/../../x", "a/./b", "a//b", "a/", "a\0b", "a\nb",
+         "a/b-tmp-17", "\udcff"],
+    )  # fmt: skip
+    def test_a_key_that_is_not_plain_is_refused(self, storage: Storage, key: str) -> None:
+        for act in (storage.get, storage.size, storage.delete, lambda k: storage.put(k, b"")):
+            with pytest.raises(StorageError, match="is not a key") as caught:
+                act(key)
+            assert not isinstance(caught.value, ObjectMissing)
+        with pytest.raises(StorageError, match="is not a key"):
+            storage.get_range(key, 0, 1)
+
+    def test_a_listing_of_a_foreign_prefix_is_refused(self, storage: Storage) -> None:
+        with pytest.raises(StorageError, match="is not a key"):
+            list(storage.list("../"))
+
+    def test_a_canceled_token_stops_every_call(self, storage: Storage) -> None:
+        storage.put("x", b"1")
+        token = CancelToken()
+        token.cancel("node drains")
+        with pytest.raises(Canceled, match="node drains"):
+            storage.put("y", b"1", cancel=token)
+        with pytest.raises(Canceled):
+            storage.get("x", cancel=token)
+        with pytest.raises(Canceled):
+            storage.get_range("x", 0, 1, cancel=token)
+        with pytest.raises(Canceled):
+            storage.size("x", cancel=token)
+        with pytest.raises(Canceled):
+            storage.delete("x", cancel=token)
+        with pytest.raises(Canceled):
+            list(storage.list("", cancel=token))
+        assert keys(storage) == ["x"]
+
+    @pytest.mark.parametrize("looks", [1, 2, 5])
+    def test_a_put_canceled_in_the_middle_leaves_no_part(
+        self, storage: Storage, looks: int
+    ) -> None:
+        if isinstance(storage, MemoryStorage) and looks > 1:
+            looks = 1  # it stores in one step and looks once
+        with pytest.raises(Canceled, match="enough"):
+            storage.put("data/large", bytes(LARGE), cancel=CancelAfterLooks(looks))
+        assert keys(storage) == []
+        storage.put("data/large", b"the storage still works")
+        assert storage.get("data/large") == b"the storage still works"
+
+    def test_many_threads_work_at_once(self, storage: Storage) -> None:
+        bodies = {f"data/{i % 7}/{secrets.token_hex(8)}": random.Random(i).randbytes(i * 999)
+                  for i in range(40)}  # fmt: skip
+
+        def there_and_back(key: str) -> bool:
+            body = bodies[key]
+            storage.put(key, body, sha256=hashlib.sha256(body).digest())
+            middle = storage.get_range(key, len(body) // 2, len(body) - len(body) // 2)
+            return storage.get(key) == body and middle == body[len(body) // 2 :]
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(there_and_back, bodies))
+        assert dict(storage.list("data/")) == {k: len(b) for k, b in bodies.items()}
+
+    def test_the_same_key_from_many_threads_stays_whole(self, storage: Storage) -> None:
+        body = random.Random(3).randbytes(300_000)
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: storage.put("data/same", body), range(12)))
+        assert storage.get("data/same") == body
+        assert keys(storage) == ["data/same"]
+
+    def test_its_place_can_be_shown(self, storage: Storage) -> None:
+        assert storage.place
