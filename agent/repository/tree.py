@@ -1,0 +1,163 @@
+"""Trees: the JSON of one directory, byte for byte as restic writes it.
+
+A tree's id is the hash of its text. So two programs share a tree only if they agree on every
+byte: field order, omitted zeros, escapes, the text of times (restic-format.md sections 11 and
+12). The other rule guarded here is what may come back: one node that restic cannot decode
+makes its ``check`` panic for the whole repository, and a name such as ``..`` would lead a
+restore out of its target. Neither is ever written, nor read without an error.
+
+Pure functions of values; bytes come from and go to the sealed blobs elsewhere.
+"""
+
+import base64
+import operator
+from collections.abc import Iterable, Sequence
+
+from agent.entry import Entry, Kind
+from agent.errors import MalformedData, RepositoryError
+from agent.repository.gojson import json_name, json_string, number_field, text_field
+from agent.repository.node import entry_of, read_node, read_nodes, read_raw_nodes
+from agent.repository.times import Zone, format_time
+
+_TYPES = {
+    Kind.FILE: ("file", 0),
+    Kind.DIRECTORY: ("dir", 1 << 31),
+    Kind.SYMLINK: ("symlink", 1 << 27),
+    Kind.FIFO: ("fifo", 1 << 25),
+    Kind.BLOCK_DEVICE: ("dev", 1 << 26),
+    Kind.CHARACTER_DEVICE: ("chardev", 1 << 26 | 1 << 21),
+    Kind.SOCKET: ("socket", 1 << 24),
+}
+"""Names and Go's ``os.FileMode`` type bits of the kinds (restic-format.md section 11)."""
+
+_DEVICES = (Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE)
+_COUNTS_LINKS = (Kind.FILE, Kind.SYMLINK, *_DEVICES)
+_FORBIDDEN_NAMES = (b"", b".", b"..")
+_ID_BYTES = 32
+
+_by_name = operator.attrgetter("name")
+
+
+def encode_tree(entries: Iterable[Entry], zone: Zone) -> bytes:
+    """Return the tree of one directory, sorted by raw name, with its closing newline.
+
+    ``zone`` renders the times; the access time is the modification time, as restic's default
+    is. Raises ``RepositoryError`` for entries that no tree can hold: duplicate or impossible
+    names, numbers out of range, a file without content, a directory without subtree.
+    """
+    ordered = sorted(entries, key=_by_name)
+    for i in range(1, len(ordered)):
+        if ordered[i].name == ordered[i - 1].name:
+            raise _unfit(ordered[i], "its name occurs twice in the directory")
+    nodes = ",".join([_encode_node(entry, zone) for entry in ordered])
+    return f'{{"nodes":[{nodes}]}}\n'.encode()
+
+
+def decode_tree(data: bytes, refused: list[MalformedData] | None = None) -> list[Entry]:
+    """Return the entries of a tree in stored order.
+
+    Everything that restic can use is accepted: unknown keys, any order and white space,
+    missing optional fields. What it could not use raises ``MalformedData``; with a list in
+    ``refused`` the error of a single node goes there instead, the node is left out and the
+    rest of the directory is still returned. The order is not looked at: see ``check_order``.
+    """
+    try:
+        return [entry_of(node) for node in read_nodes(data)]
+    except MalformedData:
+        if refused is None:
+            raise
+    entries: list[Entry] = []
+    for raw in read_raw_nodes(data):
+        try:
+            entries.append(entry_of(read_node(raw)))
+        except MalformedData as error:
+            refused.append(error)
+    return entries
+
+
+def check_order(entries: Sequence[Entry]) -> None:
+    """Raise ``MalformedData`` unless names rise strictly; restic's parent lookup relies on it."""
+    for i in range(1, len(entries)):
+        before, name = entries[i - 1].name, entries[i].name
+        if name <= before:
+            fault = "occurs twice" if name == before else f"comes after {before!r}"
+            raise MalformedData("tree", f"the name {name!r} {fault}")
+
+
+def _encode_node(entry: Entry, zone: Zone) -> str:
+    _check(entry)
+    kind, permissions = entry.kind, entry.permissions
+    type_name, type_bits = _TYPES[kind]
+    mode = type_bits | permissions & 0o777 | (permissions & 0o1000) << 11
+    mode |= (permissions & 0o2000) << 12 | (permissions & 0o4000) << 12
+    mtime = format_time(entry.mtime_ns, zone)
+    ctime = mtime if entry.ctime_ns == entry.mtime_ns else format_time(entry.ctime_ns, zone)
+    return (
+        f'{{"name":{json_name(entry.name)},"type":"{type_name}"'
+        f"{number_field('mode', mode)}"
+        f',"mtime":"{mtime}","atime":"{mtime}","ctime":"{ctime}"'
+        f',"uid":{entry.uid},"gid":{entry.gid}{text_field("user", entry.user)}'
+        f"{text_field('group', entry.group)}{number_field('inode', entry.inode)}"
+        f"{number_field('device_id', entry.device)}{_particulars(entry)}}}"
+    )
+
+
+def _particulars(entry: Entry) -> str:
+    """Return the fields from ``size`` on: which of them a node has depends on its kind."""
+    kind = entry.kind
+    text = number_field("size", entry.size) if kind is Kind.FILE else ""
+    if kind in _COUNTS_LINKS:
+        text += number_field("links", entry.links)
+    if kind is Kind.SYMLINK:
+        text += _link_target(entry.link_target)
+    if entry.xattrs:
+        text += f',"extended_attributes":[{",".join(map(_xattr, entry.xattrs))}]'
+    if kind in _DEVICES:
+        text += number_field("device", entry.rdev)
+    if entry.content is None:
+        text += ',"content":null'
+    elif entry.content:
+        ids = '","'.join([blob_id.hex() for blob_id in entry.content])
+        text += f',"content":["{ids}"]'
+    else:
+        text += ',"content":[]'
+    return text if entry.subtree is None else f'{text},"subtree":"{entry.subtree.hex()}"'
+
+
+def _link_target(target: bytes) -> str:
+    text = target.decode("utf-8", "surrogateescape")
+    field = text_field("linktarget", text)
+    try:
+        target.decode("utf-8")
+    except UnicodeDecodeError:
+        field += f',"linktarget_raw":"{base64.b64encode(target).decode()}"'
+    return field
+
+
+def _xattr(pair: tuple[bytes, bytes]) -> str:
+    name, value = pair
+    text = json_string(name.decode("utf-8", "surrogateescape"))
+    return f'{{"name":{text},"value":"{base64.b64encode(value).decode()}"}}'
+
+
+def _check(entry: Entry) -> None:
+    name = entry.name
+    if name in _FORBIDDEN_NAMES or b"/" in name or b"\0" in name:
+        raise _unfit(entry, "no directory can have an entry of this name")
+    if (entry.uid | entry.gid) >> 32 or entry.permissions >> 12:
+        raise _unfit(entry, "its owner or permissions are out of range")
+    if (entry.inode | entry.device | entry.size | entry.links | entry.rdev) >> 64:
+        raise _unfit(entry, "a number of it is negative or above 64 bits")
+    if (entry.content is None) is (entry.kind is Kind.FILE):
+        raise _unfit(entry, "a file, and nothing else, has a list of content")
+    if (entry.subtree is None) is (entry.kind is Kind.DIRECTORY):
+        raise _unfit(entry, "a directory, and nothing else, has a subtree")
+    if entry.subtree is not None and len(entry.subtree) != _ID_BYTES:
+        raise _unfit(entry, "the id of its subtree is not 32 bytes long")
+    for blob_id in entry.content or ():
+        if len(blob_id) != _ID_BYTES:
+            raise _unfit(entry, "an id of its content is not 32 bytes long")
+
+
+def _unfit(entry: Entry, reason: str) -> RepositoryError:
+    return RepositoryError(f"cannot store the entry {entry.name!r}: {reason} (a bug: report it)")
