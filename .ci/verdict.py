@@ -1,0 +1,78 @@
+"""Run pytest and say in plain words what its result means.
+
+``verdict.py [pytest's arguments]`` runs the whole suite with its coverage floor if there are no
+arguments, and what they name otherwise. After pytest's own report it lists every part that was
+left out, one line each with how to get it, and ends with one verdict. The exit status is
+pytest's, except that with ``PODLIFT_REQUIRE_ALL=1`` a skipped test fails the run, however it
+came to be skipped.
+"""
+
+import collections
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+FLOOR = ["--cov", "--cov-report=term"]
+MEANINGS = {
+    2: "the run was interrupted",
+    3: "pytest itself failed",
+    4: "pytest was called wrongly",
+    5: "no test was found",
+}
+
+
+def read(report: Path) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """Return how many tests passed, failed and were skipped, and the reasons of the skips."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    reasons: collections.Counter[str] = collections.Counter()
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcomes["failed"] += 1
+        elif skipped is None or skipped.get("type") == "pytest.xfail":
+            outcomes["passed"] += 1
+        else:
+            outcomes["skipped"] += 1
+            reasons[skipped.get("message", "no reason given")] += 1
+    return outcomes, reasons
+
+
+def verdict(status: int, outcomes: collections.Counter[str], require_all: bool) -> tuple[int, str]:
+    """Return the exit status and the last line."""
+    passed, failed, skipped = (outcomes[key] for key in ("passed", "failed", "skipped"))
+    if failed:
+        return status or 1, f"NOT GOOD: {failed} tests failed, {passed} passed (see above)."
+    if status == 1:
+        return 1, f"NOT GOOD: {passed} tests passed, but the coverage is below its floor."
+    if status:
+        return status, f"NOT GOOD: {MEANINGS.get(status, f'pytest ended with {status}')}."
+    if skipped and require_all:
+        return 1, f"NOT GOOD: {skipped} tests were left out, and here nothing may be."
+    if skipped:
+        return 0, f"GOOD, as far as this machine can tell: {passed} passed, {skipped} left out."
+    return 0, f"GOOD: all {passed} tests passed and none was left out."
+
+
+def main() -> int:
+    """Run pytest, then print what was left out and the verdict."""
+    arguments = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="podlift-verdict-") as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-rfE", f"--junitxml={report}"]
+        status = subprocess.run(  # noqa: S603 - pytest, with the developer's own arguments
+            [*command, *(arguments or FLOOR)], check=False
+        ).returncode
+        outcomes, reasons = read(report) if report.exists() else (collections.Counter(),) * 2
+    for reason, count in sorted(reasons.items()):
+        print(f"- {reason} ({count} tests)")  # noqa: T201 - printing is what this script is for
+    require_all = os.environ.get("PODLIFT_REQUIRE_ALL") == "1"  # noqa: TID251 - outside the agent
+    status, line = verdict(status, outcomes, require_all)
+    print(f"\nVerdict: {line}", flush=True)  # noqa: T201
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
