@@ -1,0 +1,91 @@
+"""Descriptors: how a name is resolved once and never again.
+
+The owner of a volume can put another thing under a name at any moment. So a name is first
+pinned: opened with ``O_PATH``, which touches nothing (no device is started, no fifo's writer
+is woken, no automount is triggered), and everything that follows (stat, xattrs, link target,
+the real open) goes through the pin. Reaching a pin by ``/proc/self/fd/N`` is not a look-up by
+path: the kernel goes from the descriptor to its inode (proc(5), "magic link").
+"""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.errors import SourceError
+
+PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_ADVICE = {
+    errno.EACCES: "permission denied; run podlift as root or with CAP_DAC_READ_SEARCH",
+    errno.EPERM: "operation not permitted; run podlift as root",
+    errno.EMFILE: "too many open files; raise podlift's limit of open files (ulimit -Hn)",
+    errno.ENFILE: "too many open files on this machine; raise fs.file-max",
+    errno.ENOENT: "vanished while the volume was read",
+    errno.ESTALE: "vanished from the file server while the volume was read",
+    errno.EIO: "input/output error; check the disk and the kernel's log",
+    errno.ELOOP: "was replaced by a symlink while the volume was read",
+    errno.ENOTDIR: "was replaced by something else while the volume was read",
+    errno.ENOSPC: "no space left on the device; free some and restore again",
+    errno.EROFS: "the file system is read-only; remount it for writing",
+    errno.ENOTSUP: "the file system does not support it",
+}
+
+
+def reason(error: OSError | OverflowError) -> str:
+    """Return what went wrong in words that say what to do."""
+    if isinstance(error, OverflowError) or error.errno is None:
+        return str(error)
+    text = _ADVICE.get(error.errno)
+    return text or f"{os.strerror(error.errno).lower()} (errno {error.errno})"
+
+
+def join(parent: bytes, name: bytes) -> bytes:
+    """Return the path of ``name`` in the directory ``parent`` (b"" is the root)."""
+    return parent + b"/" + name if parent else name
+
+
+def proc_path(descriptor: int) -> str:
+    """Return the magic link that leads to the inode a descriptor pins."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def pin(name: bytes, directory: int) -> int:
+    """Open ``name`` of an open directory without touching it; the caller closes. ``OSError``."""
+    return os.open(name, PIN, dir_fd=directory)
+
+
+@contextmanager
+def pinned(name: bytes, directory: int) -> Iterator[int]:
+    """Hold a pin of ``name`` for the length of the block; raises ``OSError``."""
+    descriptor = pin(name, directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def source_errors(path: bytes) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a ``SourceError`` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(path, reason(error)) from error
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's soft limit of open files to the hard one, and return it.
+
+    A walk holds one descriptor a level. Call it once when the program starts.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return soft  # an unlimited hard limit cannot be set everywhere
+    return hard

@@ -1,0 +1,278 @@
+"""A directory that is held open: its listing, and the only way to what lies below it.
+
+Each name is pinned once when it is listed, and all that its entry says comes through that one
+pin: metadata, attributes and link target belong to the same inode whatever the owner does.
+Opening pins the name again, refuses anything but the same device and inode, and then opens
+what is pinned: a fifo or device put in its place is never opened.
+
+A directory is shared by counting: who queues work about it calls ``retain`` and, when the
+file is open (open files need their directory no more) or given up, ``release``.
+"""
+
+import dataclasses
+import os
+import stat as mode_bits
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from agent.cancel import CancelToken
+from agent.entry import Entry, Kind
+from agent.errors import SourceError
+from agent.monitor import Monitor
+from agent.volume.descriptors import DIRECTORY, join, pinned, proc_path, reason, source_errors
+from agent.volume.exclude import Exclude
+from agent.volume.file import FileReader
+from agent.volume.mounts import mount_id
+from agent.volume.names import NameCache
+from agent.volume.xattrs import Attributes, read_xattrs
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_REPLACED = "was replaced by something else while the volume was read"
+
+_KINDS = {
+    mode_bits.S_IFREG: Kind.FILE,
+    mode_bits.S_IFDIR: Kind.DIRECTORY,
+    mode_bits.S_IFLNK: Kind.SYMLINK,
+    mode_bits.S_IFIFO: Kind.FIFO,
+    mode_bits.S_IFBLK: Kind.BLOCK_DEVICE,
+    mode_bits.S_IFCHR: Kind.CHARACTER_DEVICE,
+    mode_bits.S_IFSOCK: Kind.SOCKET,
+}
+_DEVICES = frozenset({Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all directories of one volume share."""
+
+    device: int
+    mount: int | None  # the kernel's mount id, None if it does not tell
+    holds_mounts: bool  # whether a file could be a mount point
+    names: NameCache
+
+
+class Directory:
+    """One open directory of a volume; any thread may use it while it holds a reference."""
+
+    def __init__(self, descriptor: int, path: bytes, surroundings: Surroundings) -> None:
+        """Take ``descriptor`` over, with one reference that ``close`` gives back."""
+        self.path = path
+        self._descriptor = descriptor
+        self._surroundings = surroundings
+        self._lock = threading.Lock()
+        self._references = 1
+        self._closed = False
+        self._mount_points: frozenset[bytes] = frozenset()
+
+    def entries(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> list[Entry]:
+        """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
+        return list(self.iterate(exclude, monitor, cancel))
+
+    def iterate(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> Iterator[Entry]:
+        """Yield the entries sorted by raw name, each looked at when it is its turn.
+
+        Only the names of a huge directory are held then. Left out and counted: excluded
+        entries, sockets, files that are mount points, and entries that cannot be looked at
+        (``monitor.problem``, also for attributes that cannot be read). A directory that is a mount point is counted and yielded, see
+        ``crossable``. What vanished since the listing is left out silently. Raises
+        ``SourceError`` if the directory cannot be listed, ``Canceled``.
+        """
+        with self._held() as descriptor:
+            with source_errors(self.path):
+                names = sorted(map(os.fsencode, os.listdir(descriptor)))
+            for name in names:
+                cancel.check()
+                path = join(self.path, name)
+                try:
+                    entry = self._look_at(name, path, exclude, monitor)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if not exclude.matches(path, False):
+                        monitor.problem(SourceError(path, reason(error)))
+                    continue
+                except SourceError as error:
+                    monitor.problem(error)
+                    continue
+                if entry is not None:
+                    yield entry
+
+    def crossable(self, entry: Entry) -> bool:
+        """Tell whether a directory entry may be opened: false for a mount point."""
+        return (
+            entry.kind is Kind.DIRECTORY
+            and entry.device == self._surroundings.device
+            and entry.name not in self._mount_points
+        )
+
+    def open_directory(self, entry: Entry) -> "Directory":
+        """Open a listed directory; the caller closes it. Raises ``SourceError``."""
+        path = join(self.path, entry.name)
+        if not self.crossable(entry):
+            raise SourceError(path, "is not a directory of this file system; not crossed")
+        with self._held() as parent, source_errors(path):
+            descriptor = os.open(entry.name, DIRECTORY, dir_fd=parent)
+            try:
+                if not _same(os.fstat(descriptor), entry):
+                    raise SourceError(path, _REPLACED)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return Directory(descriptor, path, self._surroundings)
+
+    def open_file(self, entry: Entry) -> FileReader:
+        """Open a listed regular file; the caller closes it. Raises ``SourceError``.
+
+        The reader's entry is fresh: metadata may have changed since the listing, the inode
+        may not.
+        """
+        path = join(self.path, entry.name)
+        with self._held() as parent, source_errors(path):
+            with pinned(entry.name, parent) as descriptor:
+                stat = os.fstat(descriptor)
+                if not mode_bits.S_ISREG(stat.st_mode) or not _same(stat, entry):
+                    raise SourceError(path, _REPLACED)
+                opened = _reopen(descriptor)
+            try:
+                stat = os.fstat(opened)
+                fresh = self._refreshed(entry, stat, opened)
+            except BaseException:
+                os.close(opened)
+                raise
+        return FileReader(opened, path, fresh, stat)
+
+    def retain(self) -> "Directory":
+        """Take one more reference, which ``release`` gives back."""
+        with self._lock:
+            if self._references == 0:
+                raise ValueError("directory is closed")
+            self._references += 1
+        return self
+
+    def release(self) -> None:
+        """Give a reference back; the last one closes the descriptor."""
+        with self._lock:
+            if self._references == 0:
+                raise ValueError("directory was released more often than retained")
+            self._references -= 1
+            if self._references == 0:
+                os.close(self._descriptor)
+
+    def close(self) -> None:
+        """Give back the reference of who opened it; closing twice does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.release()
+
+    def __enter__(self) -> "Directory":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _held(self) -> Iterator[int]:
+        # A closed descriptor's number may be anybody's by now, so no call goes without a reference.
+        self.retain()
+        try:
+            yield self._descriptor
+        finally:
+            self.release()
+
+    def _look_at(
+        self, name: bytes, path: bytes, exclude: Exclude, monitor: Monitor
+    ) -> Entry | None:
+        descriptor = os.open(
+            name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor
+        )
+        try:
+            stat = os.fstat(descriptor)
+            kind = _KINDS.get(mode_bits.S_IFMT(stat.st_mode))
+            if kind is None:
+                raise SourceError(path, "is of a kind that this kernel does not know; left out")
+            if exclude and exclude.matches(path, kind is Kind.DIRECTORY):
+                monitor.add(excluded=1)
+                return None
+            if self._is_mount(descriptor, stat, kind):
+                monitor.add(mounts_skipped=1)
+                if kind is not Kind.DIRECTORY:
+                    return None
+                self._mount_points |= {name}
+            if kind is Kind.SOCKET:
+                monitor.add(sockets_skipped=1)
+                return None
+            target = os.readlink(b"", dir_fd=descriptor) if kind is Kind.SYMLINK else b""
+            return self._entry(name, stat, _xattrs(descriptor, path, monitor), target)
+        finally:
+            os.close(descriptor)
+
+    def _is_mount(self, descriptor: int, stat: os.stat_result, kind: Kind) -> bool:
+        around = self._surroundings
+        foreign = stat.st_dev != around.device
+        if kind is Kind.DIRECTORY:
+            return foreign or (around.mount is not None and mount_id(descriptor) != around.mount)
+        if not foreign and not around.holds_mounts:
+            return False
+        return foreign if around.mount is None else mount_id(descriptor) != around.mount
+
+    def _entry(
+        self, name: bytes, stat: os.stat_result, xattrs: Attributes, target: bytes = b""
+    ) -> Entry:
+        kind = _KINDS[mode_bits.S_IFMT(stat.st_mode)]
+        names = self._surroundings.names
+        return Entry(
+            name=name,
+            kind=kind,
+            permissions=stat.st_mode & 0o7777,
+            uid=stat.st_uid,
+            gid=stat.st_gid,
+            user=names.user(stat.st_uid),
+            group=names.group(stat.st_gid),
+            mtime_ns=stat.st_mtime_ns,
+            ctime_ns=stat.st_ctime_ns,
+            inode=stat.st_ino,
+            device=stat.st_dev,
+            links=stat.st_nlink,
+            size=stat.st_size if kind is Kind.FILE else 0,
+            link_target=target,
+            rdev=stat.st_rdev if kind in _DEVICES else 0,
+            xattrs=xattrs,
+        )
+
+    def _refreshed(self, entry: Entry, stat: os.stat_result, descriptor: int) -> Entry:
+        # Every change of metadata moves ctime, so equal ones spare the look at attributes.
+        if stat.st_ctime_ns == entry.ctime_ns and stat.st_size == entry.size:
+            return entry
+        return self._entry(entry.name, stat, read_xattrs(descriptor))
+
+
+def _xattrs(descriptor: int, path: bytes, monitor: Monitor) -> Attributes:
+    """Read the attributes; what has none that can be read is kept without, and reported."""
+    try:
+        return read_xattrs(descriptor)
+    except OSError as error:
+        why = f"kept without its extended attributes: {reason(error)}"
+        monitor.problem(SourceError(path, why))
+        return ()
+
+
+def _same(stat: os.stat_result, entry: Entry) -> bool:
+    return stat.st_ino == entry.inode and stat.st_dev == entry.device
+
+
+def _reopen(pinned_descriptor: int) -> int:
+    """Open the pinned regular file for reading; without touching its atime where that is allowed."""
+    path = proc_path(pinned_descriptor)
+    try:
+        return os.open(path, _READ | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, _READ)  # O_NOATIME is for the owner and root only
