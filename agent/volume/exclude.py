@@ -106,5 +106,18 @@ def _class(part: str, position: int, pattern: str) -> tuple[str, int]:
     end = part.find("]", first + 1)
     if end < 0:
         raise _bad(pattern, "opens a class that is not closed; write \\[ for a literal bracket")
-    members = re.sub(r"([\\\[\]^&~|])", r"\\\1", part[first:end])
+    members = _members(part[first:end])
     return (f"(?:(?!/)[{'^' if negated else ''}{members}])", end + 1)
+
+
+def _members(text: str) -> str:
+    """Return the members of a class, single characters and ranges, for a regular expression."""
+    out = ""
+    position = 0
+    while position < len(text):
+        out += re.escape(text[position])
+        if text[position + 1 : position + 2] == "-" and position + 2 < len(text):
+            out += "-" + re.escape(text[position + 2])
+            position += 2
+        position += 1
+    return out
