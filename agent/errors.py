@@ -17,6 +17,7 @@ The tree says who is at fault and therefore what happens next::
     │   └── IntegrityRefused    what arrived is not what was sent: worth retrying
     ├── RepositoryError         the repository: the run fails
     │   ├── NoRepository        nothing is there yet                              (exit 10)
+    │   ├── RepositoryExists    one is there already, so none is made
     │   ├── RepositoryLocked    another process holds a conflicting lock          (exit 11)
     │   ├── LockLost            our own lock can no longer be proven
     │   ├── WrongPassword       no key opens with it                              (exit 12)
@@ -24,6 +25,7 @@ The tree says who is at fault and therefore what happens next::
     │   ├── MalformedData       bytes that do not decode
     │   └── DamagedBlob         a sealed blob that does not open to what it names
     └── ClusterError            Kubernetes: an object is missing, wrong or not ours
+        └── ApiError            the API server refused, or gave no answer
 
 An error carries its facts as attributes and ends in advice: what the operator can do.
 A ``SourceError`` is data as much as it is an exception: the run collects it and goes on.
@@ -112,6 +114,10 @@ class NoRepository(RepositoryError):
     """There is no repository at this place."""
 
 
+class RepositoryExists(RepositoryError):
+    """A repository is there already; none was made and nothing was changed."""
+
+
 class RepositoryLocked(RepositoryError):
     """Another process holds a lock that conflicts with the one asked for."""
 
@@ -143,3 +149,24 @@ class DamagedBlob(RepositoryError):
 
 class ClusterError(PodliftError):
     """An object of the cluster is missing, malformed, or forbids the work."""
+
+
+class ApiError(ClusterError):
+    """The API server refused a request, or no whole answer came.
+
+    ``status`` is the HTTP status, or 0 without an answer: a write may have been carried out all
+    the same, unless ``sent`` is false. ``retry_after_seconds`` is the server's wish, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        sent: bool = True,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.sent = sent
+        self.retry_after_seconds = retry_after_seconds

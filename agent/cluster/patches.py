@@ -1,0 +1,107 @@
+"""The merge patches that move a PodVolumeBackup along, as pure functions of values.
+
+Every patch names the object's uid, so that it cannot hit another object of the same name, and
+the resourceVersion that it was decided on, so that nothing is overwritten that we have not
+seen; a progress report that is late can then never undo a final state. Only phases and fields
+that every Velero version knows are written (velero.md section 1.3; section 10, MUST 1 and 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.cluster.pvb import OWNER, Owner, Pvb, owner_text
+
+Patch = Mapping[str, Any]
+
+MESSAGE_LIMIT = 4096
+"""Characters of status.message that are kept."""
+
+NAMED_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """How a backup ended. ``snapshot_id`` and ``path`` only if there is a snapshot."""
+
+    phase: str
+    message: str = ""
+    snapshot_id: str = ""
+    path: str = ""
+    size_bytes: int | None = None
+
+
+def completed(snapshot_id: str, size_bytes: int, path: str, message: str = "") -> Final:
+    """Describe a snapshot that can be restored; ``message`` tells of partial problems."""
+    return Final("Completed", message, snapshot_id, path, size_bytes)
+
+
+def failed(message: str) -> Final:
+    """Describe a backup that left nothing to restore."""
+    return Final("Failed", message)
+
+
+def problems_message(count: int, names: tuple[str, ...], message: str) -> str:
+    """Word a partial success: the count, and up to ten of the names."""
+    if not count:
+        return message
+    shown = names[:NAMED_PROBLEMS]
+    rest = count - len(shown)
+    listed = "; ".join((*shown, *([f"and {rest} more"] if rest else [])))
+    entries = "entry was" if count == 1 else "entries were"
+    text = f"{count} {entries} left out: {listed}"
+    return f"{message}; {text}" if message else text
+
+
+def owner(pvb: Pvb, us: Owner) -> Patch:
+    """Write our mark (first half of a claim where status is a subresource)."""
+    return {"metadata": {**_seen(pvb), "annotations": {OWNER: owner_text(us)}}}
+
+
+def start(pvb: Pvb, now: str) -> Patch:
+    """Write phase InProgress (second half of a claim)."""
+    return {"metadata": _seen(pvb), "status": _started(now)}
+
+
+def claim(pvb: Pvb, us: Owner, now: str) -> Patch:
+    """Write mark and phase together (the whole claim on the main resource)."""
+    return {**owner(pvb, us), "status": _started(now)}
+
+
+def progress(pvb: Pvb, total_bytes: int, done_bytes: int) -> Patch:
+    """Write progress and nothing else."""
+    return {
+        "metadata": _seen(pvb),
+        "status": {"progress": {"totalBytes": total_bytes, "bytesDone": done_bytes}},
+    }
+
+
+def final(pvb: Pvb, end: Final, now: str) -> Patch:
+    """Write a final state with all its fields."""
+    status: dict[str, Any] = {
+        "phase": end.phase,
+        "completionTimestamp": now,
+        "message": _limited(end.message),
+    }
+    if not pvb.started:
+        status["startTimestamp"] = now
+    if end.snapshot_id:
+        status["snapshotID"] = end.snapshot_id
+        status["path"] = end.path
+    if end.size_bytes is not None:
+        status["progress"] = {"totalBytes": end.size_bytes, "bytesDone": end.size_bytes}
+    return {"metadata": _seen(pvb), "status": status}
+
+
+def _started(now: str) -> dict[str, Any]:
+    return {"phase": "InProgress", "startTimestamp": now}
+
+
+def _seen(pvb: Pvb) -> dict[str, str]:
+    return {"uid": pvb.uid, "resourceVersion": pvb.resource_version}
+
+
+def _limited(message: str) -> str:
+    if len(message) <= MESSAGE_LIMIT:
+        return message
+    return message[: MESSAGE_LIMIT - 1] + "…"

@@ -1,0 +1,187 @@
+"""The agent's settings, and the only reader of the environment.
+
+The command line wins over the environment, the environment over the default; what neither
+gives and nothing can replace is a ``UsageError`` that names both ways. The result is a frozen
+value: no other module looks at ``os.environ`` or at the options again.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from agent.errors import UsageError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a kubelet mounts a pod's token and CA (the Kubernetes service account contract)."""
+
+FORMATS = frozenset({"restic", "kopia"})
+"""The uploader types that a PodVolumeBackup may name (velero.md section 1.1)."""
+
+OtherTypes = Literal["fail", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAccess:
+    """How to reach the API server: a kubeconfig, or else the service of the own cluster."""
+
+    kubeconfig: Path | None = None
+    service_host: str = ""
+    service_port: str = ""
+    service_account: Path = SERVICE_ACCOUNT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Everything that ``podlift agent`` can be told.
+
+    ``uploader_types`` are the types taken; ``restic`` includes the empty type. ``concurrency``
+    is the number of volumes at once. ``grace_seconds`` is the time from SIGTERM to the end.
+    ``startup_seconds`` is how long an API server may be out of reach at the start.
+    ``credentials_file`` serves locations without a credential of their own.
+    """
+
+    node_name: str
+    namespace: str = "velero"
+    pod_name: str = ""
+    pod_uid: str = ""
+    access: ClusterAccess = field(default_factory=ClusterAccess)
+    host_pods: Path = Path("/host_pods")
+    cache_dir: Path = Path("/cache")
+    metrics_address: tuple[str, int] = ("0.0.0.0", 8085)  # noqa: S104  (scraped from outside)
+    uploader_types: frozenset[str] = frozenset({"restic"})
+    other_uploader_types: OtherTypes = "fail"
+    concurrency: int = 1
+    upload_workers: int = 4
+    grace_seconds: float = 25.0
+    startup_seconds: float = 60.0
+    credentials_file: Path | None = None
+
+
+ENVIRONMENT = {
+    "node_name": "NODE_NAME",
+    "namespace": "VELERO_NAMESPACE",
+    "pod_name": "POD_NAME",
+    "pod_uid": "POD_UID",
+    "kubeconfig": "KUBECONFIG",
+    "host_pods": "PODLIFT_HOST_PODS",
+    "cache_dir": "PODLIFT_CACHE_DIR",
+    "metrics_address": "PODLIFT_METRICS_ADDRESS",
+    "uploader_types": "PODLIFT_UPLOADER_TYPES",
+    "other_uploader_types": "PODLIFT_OTHER_UPLOADER_TYPES",
+    "concurrency": "PODLIFT_CONCURRENCY",
+    "upload_workers": "PODLIFT_UPLOAD_WORKERS",
+    "grace_seconds": "PODLIFT_GRACE_SECONDS",
+    "startup_seconds": "PODLIFT_STARTUP_SECONDS",
+    "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
+}
+"""Each option's name (as in the command line, with underscores) and its variable."""
+
+
+def agent_settings(
+    options: Mapping[str, str | None], environ: Mapping[str, str] | None = None
+) -> AgentSettings:
+    """Make the agent's settings from command line options (None: not given) and environment.
+
+    Option names are the keys of ``ENVIRONMENT``. Raises ``UsageError``.
+    """
+    source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
+    unknown = sorted(set(options) - set(ENVIRONMENT))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}")
+    given = {
+        name: value
+        for name, variable in ENVIRONMENT.items()
+        if (value := options.get(name) or source.get(variable, "").strip())
+    }
+    defaults = AgentSettings(node_name=given.get("node_name", ""))
+    if not defaults.node_name:
+        raise UsageError(
+            "the node's name is missing: give --node-name, or set NODE_NAME from the downward "
+            "API (spec.nodeName)"
+        )
+    return AgentSettings(
+        node_name=defaults.node_name,
+        namespace=given.get("namespace", defaults.namespace),
+        pod_name=given.get("pod_name", ""),
+        pod_uid=given.get("pod_uid", ""),
+        access=_access(given, source),
+        host_pods=Path(given.get("host_pods", defaults.host_pods)),
+        cache_dir=Path(given.get("cache_dir", defaults.cache_dir)),
+        metrics_address=_address(given, defaults.metrics_address),
+        uploader_types=_types(given, defaults.uploader_types),
+        other_uploader_types=_other_types(given),
+        concurrency=_positive_int(given, "concurrency", defaults.concurrency),
+        upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
+        grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
+        startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
+        credentials_file=_optional_path(given, "credentials_file"),
+    )
+
+
+def repository_password(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return ``PODLIFT_PASSWORD``, else ``RESTIC_PASSWORD``, else None."""
+    source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
+    return source.get("PODLIFT_PASSWORD") or source.get("RESTIC_PASSWORD") or None
+
+
+def _access(given: Mapping[str, str], source: Mapping[str, str]) -> ClusterAccess:
+    return ClusterAccess(
+        kubeconfig=_optional_path(given, "kubeconfig"),
+        service_host=source.get("KUBERNETES_SERVICE_HOST", ""),
+        service_port=source.get("KUBERNETES_SERVICE_PORT", ""),
+    )
+
+
+def _optional_path(given: Mapping[str, str], name: str) -> Path | None:
+    return Path(given[name]) if name in given else None
+
+
+def _said(name: str) -> str:
+    return f"--{name.replace('_', '-')} (or {ENVIRONMENT[name]})"
+
+
+def _address(given: Mapping[str, str], default: tuple[str, int]) -> tuple[str, int]:
+    if "metrics_address" not in given:
+        return default
+    host, colon, port = given["metrics_address"].rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"{_said('metrics_address')} must be ADDR:PORT, for example :8085")
+    return host.strip("[]") or default[0], int(port)
+
+
+def _types(given: Mapping[str, str], default: frozenset[str]) -> frozenset[str]:
+    if "uploader_types" not in given:
+        return default
+    types = frozenset(name.strip() for name in given["uploader_types"].split(",")) - {""}
+    if not types or not types <= FORMATS:
+        raise UsageError(
+            f"{_said('uploader_types')} must be a comma list of {', '.join(sorted(FORMATS))}"
+        )
+    return types
+
+
+def _other_types(given: Mapping[str, str]) -> OtherTypes:
+    text = given.get("other_uploader_types", "fail")
+    for choice in get_args(OtherTypes):
+        if text == choice:
+            return "ignore" if choice == "ignore" else "fail"
+    raise UsageError(f"{_said('other_uploader_types')} must be fail or ignore")
+
+
+def _positive_int(given: Mapping[str, str], name: str, default: int) -> int:
+    text = given.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"{_said(name)} must be a number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        seconds = float(given.get(name, default))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{_said(name)} must be a number of seconds above 0")
+    return seconds
