@@ -38,6 +38,15 @@ class Storage(Protocol):
     ) -> None:
         """Store ``body`` under ``key``; ``sha256`` is its digest when it is known already."""
 
+    def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
+        """Store ``body`` unless the key exists; tell whether it is now ours.
+
+        Of several callers at the same moment exactly one gets True. A lost reply is no reason
+        for a False: what is there is compared with ``body``. Where the server may ignore the
+        condition (s3.md section 3), the storage waits until a rival must have written, and
+        looks again at whose bytes stayed.
+        """
+
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
 

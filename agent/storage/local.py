@@ -58,6 +58,21 @@ class LocalStorage:
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:
         """Store ``body`` durably; ``sha256`` is not needed here."""
+        self._store(key, body, os.replace, cancel)
+
+    def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
+        """Store ``body`` durably unless the key exists; a hard link decides who was first."""
+        try:
+            self._store(key, body, _link_into_place, cancel)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        return True
+
+    def _store(
+        self, key: str, body: Buffer, place: Callable[[Path, Path], None], cancel: CancelToken
+    ) -> None:
         path = self._path(key)
         temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
         try:
@@ -68,7 +83,7 @@ class LocalStorage:
                 descriptor = _create(temporary)
             try:
                 _write(descriptor, body, cancel)
-                os.replace(temporary, path)
+                place(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
@@ -201,6 +216,11 @@ class LocalStorage:
         raise StorageError(
             f"{where}: {error.strerror or error}; check the disk and the kernel's log", key=key
         ) from error
+
+
+def _link_into_place(temporary: Path, path: Path) -> None:
+    os.link(temporary, path)
+    os.unlink(temporary)
 
 
 def _create(path: Path) -> int:

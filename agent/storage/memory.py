@@ -35,6 +35,13 @@ class MemoryStorage:
         with self._lock:
             self._objects[key] = kept
 
+    def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
+        """Store a copy of ``body`` unless the key exists."""
+        check_key(key)
+        cancel.check()
+        with self._lock:
+            return self._objects.setdefault(key, kept := bytes(body)) is kept
+
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
         check_key(key)

@@ -1,0 +1,47 @@
+"""What a pipeline needs from a repository, whatever its format.
+
+``transfer`` works against these two protocols and never learns how bytes are stored. Ids are
+opaque; they are what ``Entry.content`` and ``Entry.subtree`` hold. All calls block, come from
+many threads at once, and raise errors of ``agent.errors``: any ``RepositoryError`` or
+``StorageError`` ends the run.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agent.entry import Entry
+from agent.repository.snapshot import Snapshot
+from chunker import Parameters
+
+
+class BackupTarget(Protocol):
+    """The write side of an open, locked repository."""
+
+    @property
+    def chunking(self) -> Parameters:
+        """Return how files are to be cut, so that equal content becomes equal chunks."""
+
+    def has_content(self, ids: Sequence[bytes]) -> bool:
+        """Tell whether every chunk is already stored, so that it need not be read again."""
+
+    def store_chunk(self, data: bytes) -> bytes:
+        """Store a chunk unless it is known; return its id."""
+
+    def store_tree(self, entries: Sequence[Entry]) -> bytes:
+        """Store a directory of finished entries; return its id."""
+
+    def load_tree(self, id: bytes) -> list[Entry]:
+        """Return the entries of a directory of an earlier snapshot."""
+
+    def finish(self, snapshot: Snapshot) -> str:
+        """Make everything durable, then the snapshot; return its id in hexadecimal."""
+
+
+class RestoreSource(Protocol):
+    """The read side of an open repository."""
+
+    def load_tree(self, id: bytes) -> list[Entry]:
+        """Return the entries of a directory."""
+
+    def load_chunk(self, id: bytes) -> bytes:
+        """Return a chunk, verified."""

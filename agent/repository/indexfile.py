@@ -1,0 +1,87 @@
+"""Index files: which pack holds which blob.
+
+``{"packs":[{"id":...,"blobs":[{"id","type","offset","length","uncompressed_length"}]}]}``
+(restic-format.md section 8). The rule guarded here: all blobs of a pack stand in one index file.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from agent.errors import MalformedData
+from agent.repository.crypto import OVERHEAD
+from agent.repository.identity import BlobId, BlobType, PackId, is_object_name
+from agent.repository.pack import PackedBlob
+
+_U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+
+
+class _Blob(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: str
+    type: Literal["data", "tree"]
+    offset: _U32
+    length: _U32
+    uncompressed_length: _U32 = 0
+
+
+class _Pack(msgspec.Struct, frozen=True):
+    id: str
+    blobs: list[_Blob] | None
+
+
+class _Index(msgspec.Struct, frozen=True):
+    packs: list[_Pack] | None = None
+
+
+Packs = list[tuple[PackId, list[PackedBlob]]]
+"""The content of one index file."""
+
+_DECODER = msgspec.json.Decoder(_Index)
+_TYPES = {type.word: type for type in BlobType}
+
+
+def encode_index(packs: Packs) -> bytes:
+    """Return the JSON of an index file."""
+    index = _Index(
+        [
+            _Pack(
+                pack.hex(),
+                [
+                    _Blob(b.id.hex(), b.type.word, b.offset, b.length, b.plain_length)  # type: ignore[arg-type]
+                    for b in blobs
+                ],
+            )
+            for pack, blobs in packs
+        ]
+    )
+    return msgspec.json.encode(index) + b"\n"
+
+
+def decode_index(json: bytes, what: str) -> Packs:
+    """Parse an index file; raise ``MalformedData`` naming ``what``."""
+    try:
+        index = _DECODER.decode(json)
+    except msgspec.DecodeError as error:
+        raise MalformedData(what, str(error)) from None
+    return [
+        (PackId(_raw(pack.id, what)), [_packed(blob, what) for blob in pack.blobs or ()])
+        for pack in index.packs or ()
+    ]
+
+
+def _raw(name: str, what: str) -> bytes:
+    if not is_object_name(name.lower()):
+        raise MalformedData(what, f"{name[:80]!r} is not an id")
+    return bytes.fromhex(name)
+
+
+def _packed(blob: _Blob, what: str) -> PackedBlob:
+    if blob.length < OVERHEAD:
+        raise MalformedData(what, f"blob {blob.id[:80]} has a length of {blob.length}")
+    return PackedBlob(
+        _TYPES[blob.type],
+        BlobId(_raw(blob.id, what)),
+        blob.offset,
+        blob.length,
+        blob.uncompressed_length,
+    )

@@ -1,0 +1,64 @@
+"""The index view: every blob that the repository is known to hold, for one run.
+
+It starts as what the repository's index files say and grows by each index file that this run
+writes. Small additions are kept as tables of their own until there are ``_MERGE_AT`` of them.
+"""
+
+import threading
+
+from agent.errors import DamagedBlob
+from agent.repository.identity import BlobId, BlobType
+from agent.repository.indexfile import Packs
+from agent.repository.table import Found, Table
+
+_MERGE_AT = 8
+
+
+class IndexView:
+    """Membership and places of blobs; safe to use from many threads."""
+
+    def __init__(self, tables: list[Table]) -> None:
+        self._lock = threading.Lock()
+        self._tables: dict[BlobType, tuple[Table, ...]] = {
+            type: self._merged(type, [t for t in tables if t.type is type]) for type in BlobType
+        }
+
+    @staticmethod
+    def _merged(type: BlobType, tables: list[Table]) -> tuple[Table, ...]:
+        full = [table for table in tables if len(table)]
+        return (Table.merge(type, full),) if full else ()
+
+    def add(self, packs: Packs) -> None:
+        """Take over what a new index file says."""
+        for type in BlobType:
+            table = Table.build(type, packs)
+            if not len(table):
+                continue
+            with self._lock:
+                tables = [*self._tables[type], table]
+                small = tables[1:]
+                if len(small) >= _MERGE_AT:
+                    tables = [tables[0], Table.merge(type, small)]
+                self._tables[type] = tuple(tables)
+
+    def has(self, type: BlobType, id: BlobId) -> bool:
+        """Tell whether the repository holds this blob."""
+        return any(id in table for table in self._tables[type])
+
+    def find(self, type: BlobType, id: BlobId) -> list[Found]:
+        """Return every place of a blob; raise ``DamagedBlob`` if no index names it."""
+        found = [place for table in self._tables[type] for place in table.find(id)]
+        if not found:
+            raise DamagedBlob(
+                f"{type.word} blob {id.hex()} is in no index of the repository; if its pack is"
+                " still there, `restic repair index` finds it again"
+            )
+        return found
+
+    def all(self, type: BlobType) -> list[Table]:
+        """Return the tables of one type, for whoever walks all blobs."""
+        return list(self._tables[type])
+
+    def count(self, type: BlobType) -> int:
+        """Return how many blobs of a type are known (one in two packs counts twice)."""
+        return sum(len(table) for table in self._tables[type])

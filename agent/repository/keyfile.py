@@ -1,0 +1,134 @@
+"""Key files: the master key, sealed by a key that scrypt derives from the password.
+
+A key file is the only file of a repository that is plain JSON (restic-format.md section 5).
+Pure: salt, IV, time and names come from the caller.
+"""
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+
+from agent.errors import MalformedData, WrongPassword
+from agent.repository.crypto import Key
+
+SALT_SIZE = 64
+DERIVED_SIZE = 64
+
+
+class ScryptCost(msgspec.Struct, frozen=True):
+    """scrypt's parameters: N (a power of two), r, p."""
+
+    n: int = 32768
+    r: int = 8
+    p: int = 5
+
+    def memory_bytes(self) -> int:
+        """Return an upper bound of what one derivation needs."""
+        return 128 * self.r * (self.n + self.p + 2) + 65536
+
+
+_MAX_MEMORY = 1 << 30
+"""A key file must not make us allocate more than this; restic's own take 32 MiB."""
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _MacParts(msgspec.Struct, frozen=True):
+    k: bytes
+    r: bytes
+
+
+class _MasterKey(msgspec.Struct, frozen=True):
+    mac: _MacParts
+    encrypt: bytes
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """A key file as stored; bytes are base64 in its JSON."""
+
+    created: str
+    username: str
+    hostname: str
+    kdf: str
+    n: Annotated[int, msgspec.Meta(ge=2)] = msgspec.field(name="N")
+    r: _Positive = 1
+    p: _Positive = 1
+    salt: bytes = b""
+    data: bytes = b""
+
+
+def _derive(password: str, salt: bytes, cost: ScryptCost) -> Key:
+    derived = hashlib.scrypt(
+        password.encode(),
+        salt=salt,
+        n=cost.n,
+        r=cost.r,
+        p=cost.p,
+        maxmem=cost.memory_bytes(),
+        dklen=DERIVED_SIZE,
+    )
+    return Key(derived[:32], derived[32:48], derived[48:])
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Who made a key and when; ``created`` is an RFC 3339 time."""
+
+    created: str
+    username: str
+    hostname: str
+
+
+def encode_key(
+    password: str, master: Key, origin: Origin, entropy: bytes, cost: ScryptCost
+) -> bytes:
+    """Return the key file's bytes; ``entropy`` is 64 bytes of salt and 16 of IV."""
+    salt, iv = entropy[:SALT_SIZE], entropy[SALT_SIZE:]
+    inner = _MasterKey(_MacParts(master.mac_k, master.mac_r), master.encrypt)
+    sealed = _derive(password, salt, cost).seal(iv, msgspec.json.encode(inner))
+    return msgspec.json.encode(
+        KeyFile(
+            created=origin.created,
+            username=origin.username,
+            hostname=origin.hostname,
+            kdf="scrypt",
+            n=cost.n,
+            r=cost.r,
+            p=cost.p,
+            salt=salt,
+            data=bytes(sealed),
+        )
+    )
+
+
+def decode_key(stored: bytes, name: str) -> KeyFile:
+    """Parse a key file; raise ``MalformedData`` where restic would refuse it."""
+    what = f"the key file keys/{name}"
+    try:
+        key = msgspec.json.decode(stored, type=KeyFile)
+    except msgspec.DecodeError as error:
+        raise MalformedData(what, str(error)) from None
+    if key.kdf != "scrypt":
+        raise MalformedData(what, f"it uses {key.kdf!r}; only scrypt is known")
+    if len(key.salt) != SALT_SIZE:
+        raise MalformedData(what, f"its salt has {len(key.salt)} bytes, not {SALT_SIZE}")
+    if key.n & (key.n - 1):
+        raise MalformedData(what, f"scrypt's N is {key.n}, not a power of two")
+    if ScryptCost(key.n, key.r, key.p).memory_bytes() > _MAX_MEMORY:
+        raise MalformedData(what, f"scrypt's N={key.n}, r={key.r} need more than 1 GiB")
+    return key
+
+
+def open_key(key: KeyFile, password: str, name: str) -> Key:
+    """Return the master key; raise ``WrongPassword`` if this key does not open with it."""
+    what = f"the key file keys/{name}"
+    user_key = _derive(password, key.salt, ScryptCost(key.n, key.r, key.p))
+    try:
+        inner = user_key.unseal(key.data, what)
+    except MalformedData:
+        raise WrongPassword(f"{what} does not open with this password") from None
+    try:
+        master = msgspec.json.decode(inner, type=_MasterKey)
+    except msgspec.DecodeError as error:
+        raise MalformedData(what, str(error)) from None
+    return Key(master.encrypt, master.mac.k, master.mac.r)

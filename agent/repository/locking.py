@@ -1,0 +1,216 @@
+"""A lock that is held: taken after looking twice, refreshed while the work goes on, given back.
+
+The rule guarded here: whoever holds a ``HeldLock`` calls ``check`` before each write. If the lock
+could not be refreshed for 22.5 minutes, or somebody removed it, others may act as if we were dead,
+so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16).
+"""
+
+import contextlib
+import logging
+import os
+import pwd
+import socket
+import threading
+import time
+from typing import Protocol
+
+from agent.cancel import NEVER, CancelToken
+from agent.errors import (
+    LockLost,
+    MalformedData,
+    ObjectMissing,
+    RepositoryLocked,
+    StorageError,
+)
+from agent.repository.lockfile import Lock, conflicting, decode_lock, encode_lock
+from agent.repository.objects import Folder, Objects, file_key, sizes
+from agent.repository.zone import local_zone
+
+REFRESH_SECONDS = 5 * 60
+RETRY_REFRESH_SECONDS = 30
+LOST_AFTER_SECONDS = 22.5 * 60
+SETTLE_SECONDS = 0.2
+"""How long to wait before looking again for somebody who locked at the same moment."""
+
+_UNREADABLE_PAUSES = (5.0, 10.0, 20.0)
+_LOCK_WAITS = (5.0, 10.0, 20.0, 40.0, 60.0)
+
+log = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """What locking knows of time; tests bring their own."""
+
+    def now_ns(self) -> int:
+        """Return the wall clock in nanoseconds since the epoch."""
+
+    def running_seconds(self) -> float:
+        """Return a clock that never jumps and does not stop while the machine sleeps."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait for the event; return whether it is set."""
+
+    def pause(self, cancel: CancelToken, seconds: float) -> None:
+        """Sleep, or raise ``Canceled``."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_ns(self) -> int:
+        """Return the wall clock."""
+        return time.time_ns()
+
+    def running_seconds(self) -> float:
+        """Return the time since boot, suspensions included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait on the event."""
+        return event.wait(seconds)
+
+    def pause(self, cancel: CancelToken, seconds: float) -> None:
+        """Sleep as the token allows."""
+        cancel.pause(seconds)
+
+
+SYSTEM_CLOCK = SystemClock()
+
+
+class HeldLock:
+    """One lock of ours in the repository, refreshed by a thread of its own."""
+
+    def __init__(self, objects: Objects, exclusive: bool, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._objects = objects
+        self._exclusive = exclusive
+        self._clock = clock
+        self._name = ""
+        self._proven_at = 0.0
+        self._lost = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lock-refresh", daemon=True)
+
+    def acquire(self, cancel: CancelToken) -> None:
+        """Take the lock once; raise ``RepositoryLocked`` naming who forbids it."""
+        self._refuse_conflicts(self._others(cancel))
+        self._name = self._write(cancel)
+        try:
+            self._clock.pause(cancel, SETTLE_SECONDS)
+            self._refuse_conflicts(self._others(cancel))
+        except BaseException:
+            self._objects.remove(Folder.LOCKS, self._name)
+            raise
+        self._proven_at = self._clock.running_seconds()
+        self._thread.start()
+
+    def acquire_within(self, seconds: float, cancel: CancelToken) -> None:
+        """Take the lock, trying again for up to ``seconds`` while others forbid it."""
+        end = self._clock.running_seconds() + seconds
+        attempt = 0
+        while True:
+            try:
+                return self.acquire(cancel)
+            except RepositoryLocked as error:
+                wait = _LOCK_WAITS[min(attempt, len(_LOCK_WAITS) - 1)]
+                if self._clock.running_seconds() + wait > end:
+                    raise
+                log.info("waiting for the repository: %s", error)
+                self._clock.pause(cancel, wait)
+                attempt += 1
+
+    def check(self) -> None:
+        """Raise ``LockLost`` unless the lock is known to stand; call it before each write."""
+        if not self._lost and self._age() > LOST_AFTER_SECONDS:
+            self._lost = "it could not be refreshed for 22.5 minutes"
+        if self._lost:
+            raise LockLost(
+                f"the lock on {self._objects.storage.place} is lost: {self._lost}; nothing more"
+                " is written, start again when the storage answers"
+            )
+
+    def release(self) -> None:
+        """Give the lock back; a storage that does not answer only leaves a stale lock behind."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        try:
+            self._objects.remove(Folder.LOCKS, self._name)
+        except StorageError as error:
+            log.warning("the lock %s stays behind: %s", self._name, error)
+
+    def _age(self) -> float:
+        return self._clock.running_seconds() - self._proven_at
+
+    def _write(self, cancel: CancelToken) -> str:
+        lock = Lock(
+            time_ns=self._clock.now_ns(),
+            exclusive=self._exclusive,
+            hostname=socket.gethostname(),
+            username=username(),
+            pid=os.getpid(),
+            uid=os.getuid(),
+            gid=os.getgid(),
+        )
+        return self._objects.save(Folder.LOCKS, encode_lock(lock, local_zone), cancel=cancel)
+
+    def _refuse_conflicts(self, others: dict[str, Lock]) -> None:
+        bad = conflicting(others, self._exclusive)
+        if bad:
+            now = self._clock.now_ns()
+            raise RepositoryLocked(
+                f"{self._objects.storage.place} is locked: "
+                + "; ".join(lock.describe(now) for lock in bad[:3])
+                + ". Wait for it to end, or remove a lock that was left behind (restic unlock)"
+            )
+
+    def _others(self, cancel: CancelToken) -> dict[str, Lock]:
+        found = sizes(self._objects.storage, Folder.LOCKS, cancel)
+        others = {}
+        for name in [name for name, size in found if size and name != self._name]:
+            with contextlib.suppress(ObjectMissing):
+                others[name] = self._read(name, cancel)
+        return others
+
+    def _read(self, name: str, cancel: CancelToken) -> Lock:
+        for seconds in (*_UNREADABLE_PAUSES, None):
+            try:
+                json = self._objects.load(Folder.LOCKS, name, cancel=cancel)
+                return decode_lock(json, file_key(Folder.LOCKS, name))
+            except MalformedData:
+                if seconds is None:
+                    raise
+                self._clock.pause(cancel, seconds)
+        raise AssertionError("unreachable")
+
+    def _keep(self) -> None:
+        wait = float(REFRESH_SECONDS)
+        while not self._clock.wait(self._stop, wait):
+            try:
+                self.refresh()
+                wait = float(REFRESH_SECONDS)
+            except LockLost as error:
+                log.error("%s", error)
+                return
+            except StorageError as error:
+                log.warning("the repository's lock could not be refreshed yet: %s", error)
+                wait = float(RETRY_REFRESH_SECONDS)
+
+    def refresh(self) -> None:
+        """Replace the lock by a younger one; raise ``LockLost`` if ours was taken away."""
+        self.check()
+        try:
+            self._objects.storage.size(file_key(Folder.LOCKS, self._name))
+        except ObjectMissing:
+            self._lost = "somebody removed it"
+            self.check()
+        old, self._name = self._name, self._write(NEVER)
+        self._proven_at = self._clock.running_seconds()
+        self._objects.remove(Folder.LOCKS, old)
+
+
+def username() -> str:
+    """Return the name of the user that this process runs as."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,91 @@
+"""The named files of a repository: sealed, compressed, called by the hash of what is stored.
+
+Layout: restic-format.md section 1. Every file that is read here is compared with its name, so a
+damaged or exchanged file is never believed.
+"""
+
+import enum
+import hashlib
+import secrets
+from collections.abc import Iterator
+
+from agent.cancel import NEVER, CancelToken
+from agent.errors import MalformedData
+from agent.repository.crypto import IV_SIZE, Key
+from agent.repository.identity import PackId, is_object_name
+from agent.repository.unpacked import unwrap, wrap
+from agent.storage.contract import Storage
+
+CONFIG_KEY = "config"
+
+
+class Folder(enum.StrEnum):
+    """Where files of one kind lie; keys are the only ones that are not sealed."""
+
+    KEYS = "keys"
+    LOCKS = "locks"
+    SNAPSHOTS = "snapshots"
+    INDEX = "index"
+    DATA = "data"
+
+
+def pack_key(id: PackId) -> str:
+    """Return the storage key of a pack."""
+    name = id.hex()
+    return f"{Folder.DATA}/{name[:2]}/{name}"
+
+
+def file_key(folder: Folder, name: str) -> str:
+    """Return the storage key of an unpacked file."""
+    return f"{folder}/{name}"
+
+
+def names(storage: Storage, folder: Folder, cancel: CancelToken = NEVER) -> Iterator[str]:
+    """Yield the ids in a folder; names that are no ids are ignored, as restic does."""
+    for name, _ in sizes(storage, folder, cancel):
+        yield name
+
+
+def sizes(
+    storage: Storage, folder: Folder, cancel: CancelToken = NEVER
+) -> Iterator[tuple[str, int]]:
+    """Yield (id, size in bytes) of every file in a folder."""
+    for key, size in storage.list(f"{folder}/", cancel=cancel):
+        name = key.rpartition("/")[2]
+        if is_object_name(name):
+            yield name, size
+
+
+def fresh_iv() -> bytes:
+    """Return 16 random bytes that are not all zero."""
+    while not any(iv := secrets.token_bytes(IV_SIZE)):
+        pass
+    return iv
+
+
+class Objects:
+    """Loads and saves the sealed, unpacked files of an open repository."""
+
+    def __init__(self, storage: Storage, key: Key) -> None:
+        self.storage = storage
+        self.key = key
+
+    def load(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> bytes:
+        """Return the JSON of a file; raises ``ObjectMissing`` or ``MalformedData``."""
+        what = file_key(folder, name)
+        stored = self.storage.get(what, cancel=cancel)
+        if hashlib.sha256(stored).hexdigest() != name:
+            raise MalformedData(what, "its content does not match its name")
+        return unwrap(self.key.unseal(stored, what), what)
+
+    def save(self, folder: Folder, json: bytes, *, cancel: CancelToken = NEVER) -> str:
+        """Store JSON as a new file, and return its id."""
+        stored = self.key.seal(fresh_iv(), wrap(json))
+        digest = hashlib.sha256(stored)
+        name = digest.hexdigest()
+        self.storage.put(file_key(folder, name), stored, sha256=digest.digest(), cancel=cancel)
+        return name
+
+    def remove(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> None:
+        """Remove a file; it may be gone already."""
+        self.storage.delete(file_key(folder, name), cancel=cancel)

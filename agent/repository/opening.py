@@ -1,0 +1,173 @@
+"""Opening and creating repositories.
+
+A repository is made config first: the config names the winner when several nodes make the same
+repository at the same moment, and only the winner writes a key. (A key beside somebody else's
+config would make restic try it first and call the repository damaged.)
+"""
+
+import hashlib
+import logging
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from agent.cancel import NEVER, CancelToken
+from agent.errors import (
+    MalformedData,
+    NoRepository,
+    ObjectMissing,
+    RepositoryExists,
+    UsageError,
+    WrongPassword,
+)
+from agent.repository.crypto import ENCRYPT_SIZE, IV_SIZE, MAC_PART_SIZE, Key
+from agent.repository.keyfile import (
+    SALT_SIZE,
+    Origin,
+    ScryptCost,
+    decode_key,
+    encode_key,
+    open_key,
+)
+from agent.repository.locking import username
+from agent.repository.objects import CONFIG_KEY, Folder, Objects, file_key, fresh_iv, names
+from agent.repository.parameters import VERSION, RepositoryConfig, decode_config, encode_config
+from agent.repository.repository import Repository
+from agent.repository.times import format_time
+from agent.repository.zone import local_zone
+from agent.storage.contract import Storage
+from chunker import generate_polynomial
+
+MAX_KEYS = 20
+"""restic gives up after as many keys (restic-format.md section 2.2)."""
+
+_KEY_WAIT_SECONDS = (0.5, 1.0, 2.0, 4.0)
+
+log = logging.getLogger(__name__)
+
+
+def open_repository(
+    storage: Storage, password: str, *, cache: Path | None = None, cancel: CancelToken = NEVER
+) -> Repository:
+    """Open what is there.
+
+    Raises ``NoRepository``, ``WrongPassword``, ``UnsupportedFormat``, ``MalformedData`` for a
+    damaged config, and the storage's own errors.
+    """
+    try:
+        sealed_config = storage.get(CONFIG_KEY, cancel=cancel)
+    except ObjectMissing:
+        raise NoRepository(
+            f"there is no repository at {storage.place}; `podlift init` makes one"
+        ) from None
+    key = _master_key(storage, password, cancel)
+    try:
+        json = key.unseal(sealed_config, "the repository's config")
+    except MalformedData as error:
+        raise MalformedData(error.what, f"{error.reason}; restore it from a copy") from None
+    return Repository(Objects(storage, key), decode_config(json), cache)
+
+
+def _master_key(storage: Storage, password: str, cancel: CancelToken) -> Key:
+    found = list(names(storage, Folder.KEYS, cancel))
+    for seconds in _KEY_WAIT_SECONDS:
+        if found:
+            break
+        cancel.pause(seconds)  # somebody may just be making this repository
+        found = list(names(storage, Folder.KEYS, cancel))
+    if not found:
+        raise NoRepository(
+            f"{storage.place} has a config but no keys: making it was interrupted, or its keys"
+            " were deleted. If it never held a backup, delete its `config` and start again"
+        )
+    return _first_that_opens(storage, found, password, cancel)
+
+
+def _first_that_opens(
+    storage: Storage, found: list[str], password: str, cancel: CancelToken
+) -> Key:
+    damaged: MalformedData | None = None
+    for name in found[:MAX_KEYS]:
+        stored = storage.get(file_key(Folder.KEYS, name), cancel=cancel)
+        try:
+            if hashlib.sha256(stored).hexdigest() != name:
+                raise MalformedData(f"the key file keys/{name}", "it does not match its name")
+            return open_key(decode_key(stored, name), password, name)
+        except WrongPassword:
+            continue
+        except MalformedData as error:
+            damaged = error
+            log.warning("%s", error)
+    if damaged is not None:
+        raise damaged
+    raise WrongPassword(
+        f"the password opens none of the {len(found)} keys of {storage.place}; check the"
+        " password file, PODLIFT_PASSWORD or the Secret velero-repo-credentials"
+    )
+
+
+def create_repository(
+    storage: Storage,
+    password: str,
+    *,
+    cost: ScryptCost | None = None,
+    cancel: CancelToken = NEVER,
+) -> None:
+    """Make a repository; raise ``RepositoryExists`` if one is there, whoever was first."""
+    if not password:
+        raise UsageError("an empty password protects nothing; give the repository a real one")
+    _refuse_existing(storage, cancel)
+    key = Key(*(secrets.token_bytes(n) for n in (ENCRYPT_SIZE, MAC_PART_SIZE, MAC_PART_SIZE)))
+    config = RepositoryConfig(
+        VERSION, secrets.token_hex(32), f"{generate_polynomial(secrets.token_bytes):x}"
+    )
+    sealed = bytes(key.seal(fresh_iv(), encode_config(config)))
+    if not storage.put_new(CONFIG_KEY, sealed, cancel=cancel):
+        raise _exists(storage)
+    stored = encode_key(
+        password,
+        key,
+        Origin(format_time(time.time_ns(), local_zone), username(), socket.gethostname()),
+        secrets.token_bytes(SALT_SIZE + IV_SIZE),
+        cost or ScryptCost(),
+    )
+    digest = hashlib.sha256(stored)
+    key_file = file_key(Folder.KEYS, digest.hexdigest())
+    storage.put(key_file, stored, sha256=digest.digest(), cancel=cancel)
+
+
+def _refuse_existing(storage: Storage, cancel: CancelToken) -> None:
+    try:
+        storage.size(CONFIG_KEY, cancel=cancel)
+    except ObjectMissing:
+        pass
+    else:
+        raise _exists(storage)
+    for folder in (Folder.KEYS, Folder.SNAPSHOTS, Folder.INDEX):
+        if next(names(storage, folder, cancel), None) is not None:
+            raise RepositoryExists(
+                f"{storage.place} has no config but files in {folder}/: the remains of a"
+                " repository. Nothing was changed; restore its config, or choose another prefix"
+            )
+
+
+def _exists(storage: Storage) -> RepositoryExists:
+    return RepositoryExists(
+        f"there is a repository at {storage.place} already; nothing was changed"
+    )
+
+
+def open_or_create(
+    storage: Storage, password: str, *, cache: Path | None = None, cancel: CancelToken = NEVER
+) -> Repository:
+    """Open a repository, and make it first if nothing is there."""
+    try:
+        return open_repository(storage, password, cache=cache, cancel=cancel)
+    except NoRepository:
+        try:
+            create_repository(storage, password, cancel=cancel)
+            log.info("made a new repository at %s", storage.place)
+        except RepositoryExists as error:
+            log.info("%s", error)
+    return open_repository(storage, password, cache=cache, cancel=cancel)

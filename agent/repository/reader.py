@@ -1,0 +1,89 @@
+"""Reading blobs: fetched, opened, decompressed and compared with their id, or not returned.
+
+Trees lie together in packs of their own and are wanted one after the other, so their packs are
+fetched whole and a few of them kept. Data blobs are fetched one by one.
+"""
+
+import collections
+import hashlib
+import threading
+
+from agent.cancel import NEVER, CancelToken
+from agent.entry import Entry
+from agent.errors import DamagedBlob, MalformedData, ObjectMissing
+from agent.repository.crypto import Key
+from agent.repository.identity import BlobId, BlobType, PackId
+from agent.repository.indexview import IndexView
+from agent.repository.objects import pack_key
+from agent.repository.pack import PackedBlob
+from agent.repository.table import Found
+from agent.repository.tree import decode_tree
+from agent.repository.unpacked import inflate
+from agent.storage.contract import Buffer, Storage
+
+TREE_PACKS_BYTES = 24 << 20
+"""How many bytes of tree packs are kept; one pack is kept whatever its size."""
+
+
+def open_blob(key: Key, sealed: Buffer, blob: PackedBlob) -> bytes:
+    """Return the plaintext of a sealed blob; raise ``DamagedBlob`` unless it is what it says."""
+    what = f"{blob.type.word} blob {blob.id.hex()}"
+    try:
+        plain = key.unseal(sealed, what)
+        if blob.plain_length:
+            plain = inflate(plain, blob.plain_length, what)
+    except MalformedData as error:
+        raise DamagedBlob(str(error)) from None
+    if hashlib.sha256(plain).digest() != blob.id:
+        raise DamagedBlob(f"{what} is damaged: its content does not match its id")
+    return plain
+
+
+class BlobReader:
+    """Reads blobs that the index view knows."""
+
+    def __init__(
+        self, storage: Storage, key: Key, view: IndexView, cancel: CancelToken = NEVER
+    ) -> None:
+        self._storage = storage
+        self._key = key
+        self._view = view
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
+
+    def load(self, type: BlobType, id: BlobId) -> bytes:
+        """Return a blob's plaintext, from any pack that holds it intact; raise ``DamagedBlob``."""
+        failure: Exception | None = None
+        for place in self._view.find(type, id):
+            try:
+                return open_blob(self._key, self._sealed(place), place.blob)
+            except (DamagedBlob, ObjectMissing) as error:
+                failure = DamagedBlob(f"{error} (pack {place.pack.hex()})")
+        assert failure is not None
+        raise failure
+
+    def load_tree(self, id: bytes) -> list[Entry]:
+        """Return the entries of a directory; raises ``DamagedBlob`` or ``MalformedData``."""
+        return decode_tree(self.load(BlobType.TREE, BlobId(id)))
+
+    def _sealed(self, place: Found) -> Buffer:
+        blob = place.blob
+        if blob.type is BlobType.TREE:
+            pack = memoryview(self._tree_pack(place.pack))
+            return pack[blob.offset : blob.offset + blob.length]
+        return self._storage.get_range(
+            pack_key(place.pack), blob.offset, blob.length, cancel=self._cancel
+        )
+
+    def _tree_pack(self, id: PackId) -> bytes:
+        with self._lock:
+            if id in self._tree_packs:
+                self._tree_packs.move_to_end(id)
+                return self._tree_packs[id]
+            pack = self._storage.get(pack_key(id), cancel=self._cancel)
+            self._tree_packs[id] = pack
+            kept = sum(len(p) for p in self._tree_packs.values())
+            while kept > TREE_PACKS_BYTES and len(self._tree_packs) > 1:
+                kept -= len(self._tree_packs.popitem(last=False)[1])
+            return pack

@@ -1,0 +1,149 @@
+"""An open repository: its snapshots, its index, and the scopes in which it is read and written."""
+
+import concurrent.futures
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from agent.cancel import NEVER, CancelToken
+from agent.entry import Entry
+from agent.errors import ObjectMissing, RepositoryError, StorageError, UsageError
+from agent.monitor import Monitor
+from agent.repository.cache import Cache
+from agent.repository.identity import BlobId, BlobType
+from agent.repository.indexfile import decode_index
+from agent.repository.indexview import IndexView
+from agent.repository.locking import HeldLock
+from agent.repository.objects import Folder, Objects, file_key, names
+from agent.repository.parameters import RepositoryConfig
+from agent.repository.reader import BlobReader
+from agent.repository.snapshot import Snapshot, decode_snapshot
+from agent.repository.table import Table
+from agent.repository.writer import Session, Writer
+
+LOADERS = 4
+"""Files fetched at a time when many small ones are needed."""
+
+T = TypeVar("T")
+
+
+class Reader:
+    """The read side of a repository for one run; implements ``RestoreSource``."""
+
+    def __init__(self, blobs: BlobReader, view: IndexView) -> None:
+        self._blobs = blobs
+        self.view = view
+
+    def load_tree(self, id: bytes) -> list[Entry]:
+        """Return the entries of a directory."""
+        return self._blobs.load_tree(id)
+
+    def load_chunk(self, id: bytes) -> bytes:
+        """Return a chunk, verified."""
+        return self._blobs.load(BlobType.DATA, BlobId(id))
+
+
+class Repository:
+    """A repository that was opened with its password."""
+
+    def __init__(self, objects: Objects, config: RepositoryConfig, cache: Path | None) -> None:
+        self.objects = objects
+        self.config = config
+        self._cache = Cache(cache, config.id) if cache is not None else None
+
+    @property
+    def place(self) -> str:
+        """Return what an operator would call this repository."""
+        return self.objects.storage.place
+
+    def snapshots(self, cancel: CancelToken = NEVER) -> list[Snapshot]:
+        """Return all snapshots, oldest first; raise ``MalformedData`` for a damaged one."""
+        found = names(self.objects.storage, Folder.SNAPSHOTS, cancel)
+        loaded = _in_parallel(lambda name: self._snapshot_if_there(name, cancel), found)
+        return sorted((s for s in loaded if s is not None), key=lambda s: s.time_ns)
+
+    def _snapshot_if_there(self, name: str, cancel: CancelToken) -> Snapshot | None:
+        with contextlib.suppress(ObjectMissing):
+            return decode_snapshot(self.objects.load(Folder.SNAPSHOTS, name, cancel=cancel), name)
+        return None
+
+    def snapshot(self, wanted: str, cancel: CancelToken = NEVER) -> Snapshot:
+        """Return the snapshot named by an id, a unique beginning of one, or ``latest``."""
+        if wanted == "latest":
+            every = self.snapshots(cancel)
+            if not every:
+                raise UsageError(f"{self.place} holds no snapshots yet")
+            return every[-1]
+        found = [
+            n for n in names(self.objects.storage, Folder.SNAPSHOTS, cancel) if n.startswith(wanted)
+        ]
+        if len(found) != 1 or not wanted:
+            raise UsageError(
+                f"{wanted!r} names {len(found) or 'no'} snapshots of {self.place};"
+                " `podlift snapshots` lists them"
+            )
+        return decode_snapshot(
+            self.objects.load(Folder.SNAPSHOTS, found[0], cancel=cancel), found[0]
+        )
+
+    def load_index(self, cancel: CancelToken = NEVER) -> IndexView:
+        """Read every index file, from the cache where it is there."""
+        found = set(names(self.objects.storage, Folder.INDEX, cancel))
+        if self._cache is not None:
+            self._cache.keep_only(found)
+        tables = _in_parallel(lambda name: self._tables_if_there(name, cancel), found)
+        return IndexView([table for pair in tables for table in pair])
+
+    def _tables_if_there(self, name: str, cancel: CancelToken) -> list[Table]:
+        cached = self._cache.load(name) if self._cache is not None else None
+        if cached is not None:
+            return cached
+        try:
+            json = self.objects.load(Folder.INDEX, name, cancel=cancel)
+        except ObjectMissing:
+            return []  # a prune has just replaced it; the new one is in the listing or comes next
+        packs = decode_index(json, file_key(Folder.INDEX, name))
+        tables = [Table.build(type, packs) for type in BlobType]
+        if self._cache is not None:
+            self._cache.save(name, tables)
+        return tables
+
+    def reading(self, cancel: CancelToken = NEVER) -> Reader:
+        """Load the index for reading."""
+        view = self.load_index(cancel)
+        blobs = BlobReader(self.objects.storage, self.objects.key, view, cancel)
+        return Reader(blobs, view)
+
+    @contextlib.contextmanager
+    def locked(
+        self, *, exclusive: bool, wait_seconds: float = 0, cancel: CancelToken = NEVER
+    ) -> Iterator[HeldLock]:
+        """Hold a lock for the length of a scope."""
+        lock = HeldLock(self.objects, exclusive)
+        lock.acquire_within(wait_seconds, cancel)
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def writing(
+        self, lock: HeldLock, monitor: Monitor, cancel: CancelToken = NEVER
+    ) -> Iterator[Writer]:
+        """Load the index, and write in the scope, under a lock that is held already."""
+        view = self.load_index(cancel)
+        chunking = self.config.chunking()
+        writer = Writer(Session(self.objects, view, lock, chunking, monitor, cancel))
+        try:
+            yield writer
+        except BaseException:
+            with contextlib.suppress(RepositoryError, StorageError):
+                writer.close()
+            raise
+        writer.close()
+
+
+def _in_parallel(load: Callable[[str], T], found: Iterable[str]) -> list[T]:
+    with concurrent.futures.ThreadPoolExecutor(LOADERS, "load") as pool:
+        return list(pool.map(load, found))

@@ -1,0 +1,40 @@
+"""Unpacked files: config, snapshots, indexes and locks, each sealed as one.
+
+``stored = seal(0x02 || zstd(JSON))`` for all but the config, which is ``seal(JSON)`` and never
+compressed (restic-format.md section 6). Payloads that start with ``{`` or ``[`` are plain JSON.
+"""
+
+import zstandard
+
+from agent.errors import MalformedData
+
+VERSION_ZSTD = 2
+_MAX_PLAIN = 1 << 30
+
+
+def wrap(json: bytes) -> bytes:
+    """Compress JSON into the payload of an unpacked file."""
+    return b"\x02" + zstandard.ZstdCompressor(level=3).compress(json)
+
+
+def unwrap(payload: bytes, what: str) -> bytes:
+    """Return the JSON of a payload; raise ``MalformedData`` naming ``what``."""
+    if payload[:1] in (b"{", b"["):
+        return payload
+    if payload[:1] != b"\x02":
+        raise MalformedData(what, f"its first byte is {payload[:1].hex() or 'missing'}")
+    return inflate(payload[1:], _MAX_PLAIN, what)
+
+
+def inflate(compressed: bytes | memoryview, limit: int, what: str) -> bytes:
+    """Decompress zstd frames up to ``limit`` bytes; frames may lack their content size."""
+    try:
+        stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            compressed, read_across_frames=True
+        )
+        plain = stream.read(limit + 1)
+    except zstandard.ZstdError as error:
+        raise MalformedData(what, f"zstd: {error}") from None
+    if len(plain) > limit:
+        raise MalformedData(what, f"it decompresses to more than {limit} bytes")
+    return plain

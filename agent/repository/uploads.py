@@ -1,0 +1,143 @@
+"""Uploads: full packs on their way to the storage, and the index files that name them.
+
+A pack is named by an index file only after the storage has acknowledged it. A bounded number of
+packs is in flight; who brings one more waits. The first failure is kept and stops everything:
+a repository fault never half-succeeds.
+"""
+
+import concurrent.futures
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+
+from agent.cancel import CancelToken
+from agent.monitor import Monitor
+from agent.repository.crypto import Key
+from agent.repository.identity import PackId
+from agent.repository.indexfile import Packs, encode_index
+from agent.repository.locking import HeldLock
+from agent.repository.objects import Folder, Objects, fresh_iv, pack_key
+from agent.repository.pack import PackBuilder
+
+CONNECTIONS = 4
+"""Packs in flight: a choice (s3.md section 1); each costs its 16 MiB while it lasts."""
+
+INDEX_BLOBS = 50_000
+INDEX_SECONDS = 60.0
+"""An index file is written at either of these; restic's are 50,000 and 10 minutes."""
+
+_WAIT_SLICE_SECONDS = 0.5
+
+
+class Uploads:
+    """Sends packs, and writes an index file when enough of them have arrived."""
+
+    def __init__(
+        self, objects: Objects, lock: HeldLock, monitor: Monitor, cancel: CancelToken
+    ) -> None:
+        self._objects = objects
+        self._lock = lock
+        self._monitor = monitor
+        self._cancel = cancel
+        self._pool = concurrent.futures.ThreadPoolExecutor(CONNECTIONS, "upload")
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._state = threading.Lock()
+        self._arrived: Packs = []
+        self._arrived_blobs = 0
+        self._index_due = time.monotonic() + INDEX_SECONDS
+        self._failure: BaseException | None = None
+        self._running: set[concurrent.futures.Future[None]] = set()
+        self.on_index: Callable[[Packs], None] = lambda packs: None
+
+    @property
+    def key(self) -> Key:
+        """Return the key that seals."""
+        return self._objects.key
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first failure of anything that belongs to this run."""
+        with self._state:
+            self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raise what went wrong so far, or ``Canceled``."""
+        if self._failure is not None:
+            raise self._failure
+        self._cancel.check()
+
+    def send(self, pack: PackBuilder) -> None:
+        """Queue a full pack; waits while too many are in flight."""
+        while not self._slots.acquire(timeout=_WAIT_SLICE_SECONDS):
+            self.check()
+        try:
+            self.check()
+            future = self._pool.submit(self._upload, pack)
+        except BaseException:
+            self._slots.release()
+            raise
+        with self._state:
+            self._running.add(future)
+        future.add_done_callback(self._done)
+
+    def _done(self, future: concurrent.futures.Future[None]) -> None:
+        self._slots.release()
+        with self._state:
+            self._running.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self.fail(error)
+
+    def _upload(self, pack: PackBuilder) -> None:
+        self.check()
+        body = pack.finish(self.key, fresh_iv())
+        digest = hashlib.sha256(body).digest()
+        id = PackId(digest)
+        self._lock.check()
+        self._objects.storage.put(pack_key(id), body, sha256=digest, cancel=self._cancel)
+        self._monitor.add(bytes_uploaded=len(body))
+        self._note(id, pack)
+
+    def _note(self, id: PackId, pack: PackBuilder) -> None:
+        due: Packs = []
+        with self._state:
+            self._arrived.append((id, pack.blobs))
+            self._arrived_blobs += len(pack.blobs)
+            if self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due:
+                due = self._take()
+        self._write_index(due)
+
+    def _take(self) -> Packs:
+        due, self._arrived, self._arrived_blobs = self._arrived, [], 0
+        self._index_due = time.monotonic() + INDEX_SECONDS
+        return due
+
+    def _write_index(self, packs: Packs) -> None:
+        if not packs:
+            return
+        self._lock.check()
+        self._objects.save(Folder.INDEX, encode_index(packs))
+        self.on_index(packs)
+
+    def drain(self) -> None:
+        """Wait until everything sent has arrived, and write the index; raise what failed."""
+        while True:
+            with self._state:
+                waiting = list(self._running)
+            if not waiting:
+                break
+            concurrent.futures.wait(waiting, timeout=_WAIT_SLICE_SECONDS)
+        self.check()
+        with self._state:
+            due = self._take()
+        self._write_index(due)
+
+    def close(self) -> None:
+        """End the threads; packs that have arrived still get their index.
+
+        After a failure this is what keeps finished work: what was uploaded is found again by
+        the next run. Sending is over when this returns.
+        """
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._state:
+            due = self._take()
+        self._write_index(due)

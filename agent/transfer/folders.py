@@ -1,0 +1,106 @@
+"""Directories in the making: a tree is stored when the last of its entries is finished.
+
+Entries finish in any order and on any thread. Each directory counts what it still waits for; the
+thread that brings the last piece stores the tree, and hands the directory itself to the parent
+as a finished entry, and so on upwards. Only directories between the root and where the walk is
+(and those with files still being read) exist at a time.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from agent.entry import Entry, Kind
+from agent.monitor import Monitor
+
+StoreTree = Callable[[Sequence[Entry]], bytes]
+
+
+class Folder:
+    """One directory whose entries are being backed up."""
+
+    __slots__ = ("earlier", "entry", "lock", "parent", "place", "slots", "waiting")
+
+    def __init__(
+        self, parent: "Folder | None", place: int, entry: Entry | None, earlier: Entry | None
+    ) -> None:
+        """Place the directory ``entry`` in slot ``place`` of ``parent``; the root has neither.
+
+        ``earlier`` is the same directory in the parent snapshot, if there was one.
+        """
+        self.parent = parent
+        self.place = place
+        self.entry = entry
+        self.earlier = earlier
+        self.lock = threading.Lock()
+        self.slots: list[Entry | None] = []
+        self.waiting = 0
+
+    def expect(self, count: int) -> None:
+        """Say how many entries will come."""
+        self.slots = [None] * count
+        self.waiting = count
+
+    def put(self, place: int, entry: Entry | None) -> bool:
+        """Fill a slot (None: left out); return whether it was the last."""
+        with self.lock:
+            self.slots[place] = entry
+            self.waiting -= 1
+            return self.waiting == 0
+
+
+class Assembly:
+    """Stores trees from the leaves up, as their entries finish."""
+
+    def __init__(self, store_tree: StoreTree, monitor: Monitor) -> None:
+        self._store_tree = store_tree
+        self._monitor = monitor
+        self._complete = threading.Event()
+        self._root = b""
+
+    def finish(self, folder: Folder, place: int, entry: Entry | None) -> None:
+        """Deliver one entry; stores every tree that becomes complete by it."""
+        if folder.put(place, entry):
+            self.store(folder)
+
+    def store(self, folder: Folder) -> None:
+        """Store a complete directory, and upwards as far as it completes others."""
+        current: Folder | None = folder
+        while current is not None:
+            tree = self._store_tree([entry for entry in current.slots if entry is not None])
+            if current.parent is None or current.entry is None:
+                self._root = tree
+                self._complete.set()
+                return
+            finished = msgspec.structs.replace(current.entry, subtree=tree)
+            self._count(finished, current.earlier)
+            current.slots = []
+            current = current.parent if current.parent.put(current.place, finished) else None
+
+    def root(self, check: Callable[[], None]) -> bytes:
+        """Wait for the root tree and return its id; ``check`` raises what went wrong."""
+        while not self._complete.wait(0.5):
+            check()
+        return self._root
+
+    def _count(self, now: Entry, earlier: Entry | None) -> None:
+        if earlier is None or earlier.kind is not Kind.DIRECTORY:
+            self._monitor.add(directories_new=1)
+        elif _same_directory(now, earlier):
+            self._monitor.add(directories_unmodified=1)
+        else:
+            self._monitor.add(directories_changed=1)
+
+
+def _same_directory(now: Entry, earlier: Entry) -> bool:
+    def facts(entry: Entry) -> tuple[object, ...]:
+        return (
+            entry.subtree,
+            entry.permissions,
+            (entry.uid, entry.gid, entry.user, entry.group),
+            (entry.mtime_ns, entry.ctime_ns, entry.inode),
+            entry.xattrs,
+        )
+
+    return facts(now) == facts(earlier)

@@ -1,0 +1,114 @@
+"""One backup from beginning to end: lock, parent, pipeline, snapshot."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agent import __version__
+from agent.cancel import CancelToken
+from agent.monitor import Counters, Monitor
+from agent.repository.locking import username
+from agent.repository.repository import Repository
+from agent.repository.snapshot import Snapshot, Summary
+from agent.transfer.backup import Source, back_up
+from agent.transfer.parent import tagged
+from agent.volume.exclude import Exclude
+from agent.volume.reader import Volume
+
+ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
+"""Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What to back up and how the snapshot is to be called.
+
+    ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
+    snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks.
+    """
+
+    path: str
+    reported_paths: tuple[str, ...]
+    host: str
+    tags: Mapping[str, str]
+    choose_parent: ChooseParent
+    excludes: tuple[str, ...] = ()
+    lock_wait_seconds: float = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a backup came to. ``snapshot_id`` is the full id in hexadecimal."""
+
+    snapshot_id: str
+    parent_id: str
+    counters: Counters
+    seconds: float
+
+
+def run_backup(
+    repository: Repository, request: Request, monitor: Monitor, cancel: CancelToken
+) -> Result:
+    """Back a directory up into an open repository.
+
+    Raises ``VolumeError``, ``UsageError`` for bad excludes, ``Canceled``, ``RepositoryError``,
+    ``StorageError``. Files that cannot be read are counted in the monitor and left out.
+    """
+    started_ns = time.time_ns()
+    exclude = Exclude(request.excludes)
+    with (
+        Volume.open(request.path) as volume,
+        repository.locked(
+            exclusive=False, wait_seconds=request.lock_wait_seconds, cancel=cancel
+        ) as lock,
+    ):
+        # snapshots before the index: what they name is then in the index that is read next
+        parent = request.choose_parent(repository.snapshots(cancel), started_ns)
+        source = Source(volume, exclude, parent.tree if parent is not None else None)
+        with repository.writing(lock, monitor, cancel) as writer:
+            tree = back_up(source, writer, monitor, cancel)
+            summary = _summary(monitor.counters, started_ns)
+            snapshot_id = writer.finish(_snapshot(request, parent, tree, summary))
+    return Result(
+        snapshot_id,
+        parent.id if parent is not None else "",
+        monitor.counters,
+        (time.time_ns() - started_ns) / 1e9,
+    )
+
+
+def _summary(counters: Counters, started_ns: int) -> Summary:
+    return Summary(
+        backup_start_ns=started_ns,
+        backup_end_ns=time.time_ns(),
+        files_new=counters.files_new,
+        files_changed=counters.files_changed,
+        files_unmodified=counters.files_unmodified,
+        dirs_new=counters.directories_new,
+        dirs_changed=counters.directories_changed,
+        dirs_unmodified=counters.directories_unmodified,
+        data_blobs=counters.data_blobs,
+        tree_blobs=counters.tree_blobs,
+        data_added=counters.bytes_added,
+        data_added_packed=counters.bytes_stored,
+        total_files_processed=counters.files,
+        total_bytes_processed=counters.bytes_done,
+    )
+
+
+def _snapshot(request: Request, parent: Snapshot | None, tree: bytes, summary: Summary) -> Snapshot:
+    return Snapshot(
+        time_ns=summary.backup_start_ns,
+        parent=parent.id if parent is not None else "",
+        tree=tree,
+        paths=request.reported_paths,
+        hostname=request.host,
+        username=username(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        excludes=request.excludes,
+        tags=tagged(request.tags),
+        program_version=f"podlift {__version__}",
+        summary=summary,
+    )

@@ -1,0 +1,90 @@
+"""Pools of threads behind a budget of bytes.
+
+The one shape of concurrency in a transfer: whoever submits work says what it weighs, and waits
+while the pool holds as much as it may. So memory is bounded by arithmetic, not by luck, and a
+slow stage slows the stages before it. The first failure in any pool of a run ends the run.
+"""
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from agent.cancel import CancelToken
+
+_WAIT_SLICE_SECONDS = 0.5
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Run:
+    """What all pools of one run share: the stop request, and the first failure."""
+
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first failure."""
+        with self._lock:
+            self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raise the failure or ``Canceled``; called between units of work."""
+        if self._failure is not None:
+            raise self._failure
+        self._cancel.check()
+
+
+class Pool:
+    """Threads that work off tasks; at most ``budget`` bytes of tasks are queued or running."""
+
+    def __init__(self, run: Run, name: str, threads: int, budget: int) -> None:
+        self._run = run
+        self._budget = budget
+        self._held = 0
+        self._freed = threading.Condition()
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads, name)
+
+    def submit(
+        self, weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """Queue work; wait while there is no room. A task heavier than the budget goes alone."""
+        weight = min(weight, self._budget)
+        with self._freed:
+            while self._held + weight > self._budget:
+                self._run.check()
+                self._freed.wait(_WAIT_SLICE_SECONDS)
+            self._held += weight
+        try:
+            self._run.check()
+            future = self._executor.submit(work, *args, **kwargs)
+        except BaseException:
+            self._free(weight)
+            raise
+        future.add_done_callback(lambda done: self._done(done, weight))
+        return future
+
+    def _done(self, future: concurrent.futures.Future[T], weight: int) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._run.fail(error)
+        self._free(weight)
+
+    def _free(self, weight: int) -> None:
+        with self._freed:
+            self._held -= weight
+            self._freed.notify_all()
+
+    def wait_idle(self) -> None:
+        """Wait until every task has ended; raise the run's failure."""
+        with self._freed:
+            while self._held:
+                self._run.check()
+                self._freed.wait(_WAIT_SLICE_SECONDS)
+        self._run.check()
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for what has."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
