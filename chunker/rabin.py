@@ -23,7 +23,7 @@ MIN_SIZE = 512 * 1024
 MAX_SIZE = 8 * 1024 * 1024
 MASK_BITS = 20
 
-GENERATION_TRIES = 100_000
+GENERATION_TRIES = 10_000
 """One in 27 is irreducible; who fails this often has a broken source of randomness."""
 
 

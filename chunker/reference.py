@@ -4,6 +4,7 @@ Where the two differ, this one is right. It is about a thousand times slower and
 used for real data.
 """
 
+import operator
 import struct
 
 from chunker.kernel import Buffer
@@ -54,7 +55,7 @@ def _tables(out: bytes, mod: bytes, mask: int) -> tuple[tuple[int, ...], tuple[i
             f"out and mod must have 256 64-bit entries each ({size} bytes), not "
             f"{len(out)} and {len(mod)} bytes; take them from chunker.rabin.Tables"
         )
-    if not 1 <= mask < 1 << DEGREE:
+    if not 1 <= operator.index(mask) < 1 << DEGREE:
         raise ValueError("mask must be between 1 and 2**53 - 1")
     outs, mods = struct.unpack(TABLE_FORMAT, out), struct.unpack(TABLE_FORMAT, mod)
     if any(entry >> DEGREE for entry in outs) or any(
