@@ -81,11 +81,9 @@ _QUOTE_SHORT = {
     "\v": "\\v",
 }
 _UNQUOTE_SHORT = {text[1]: char.encode() for char, text in _QUOTE_SHORT.items()}
-_QUOTED = re.compile(
-    r'(?:[^\\"\n]|\\(?:[abfnrtv\\"]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}'
-    r"|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}))*"
-)
-_QUOTED_PIECE = re.compile(r"\\([abfnrtv\\\"]|[xuU][0-9a-fA-F]+|[0-7]+)|[^\\]+")
+_ESCAPE = r'[abfnrtv\\"]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}'
+_QUOTED = re.compile(rf'(?:[^\\"\n]|\\(?:{_ESCAPE}))*')
+_QUOTED_PIECE = re.compile(rf"\\({_ESCAPE})|[^\\]+")
 _JSON_ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
