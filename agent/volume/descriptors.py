@@ -19,15 +19,15 @@ PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _ADVICE = {
-    errno.EACCES: "permission denied; run podlift as root or with CAP_DAC_READ_SEARCH",
+    errno.EACCES: "permission denied; run podlift as root",
     errno.EPERM: "operation not permitted; run podlift as root",
     errno.EMFILE: "too many open files; raise podlift's limit of open files (ulimit -Hn)",
     errno.ENFILE: "too many open files on this machine; raise fs.file-max",
-    errno.ENOENT: "vanished while the volume was read",
-    errno.ESTALE: "vanished from the file server while the volume was read",
+    errno.ENOENT: "vanished meanwhile",
+    errno.ESTALE: "vanished from the file server meanwhile",
     errno.EIO: "input/output error; check the disk and the kernel's log",
-    errno.ELOOP: "was replaced by a symlink while the volume was read",
-    errno.ENOTDIR: "was replaced by something else while the volume was read",
+    errno.ELOOP: "was replaced by a symlink meanwhile",
+    errno.ENOTDIR: "was replaced by something else meanwhile",
     errno.ENOSPC: "no space left on the device; free some and restore again",
     errno.EROFS: "the file system is read-only; remount it for writing",
     errno.ENOTSUP: "the file system does not support it",

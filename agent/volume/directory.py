@@ -29,7 +29,7 @@ from agent.volume.names import NameCache
 from agent.volume.xattrs import Attributes, read_xattrs
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_REPLACED = "was replaced by something else while the volume was read"
+_REPLACED = "was replaced by something else meanwhile"
 
 _KINDS = {
     mode_bits.S_IFREG: Kind.FILE,

@@ -1,0 +1,95 @@
+"""Metadata given back to what a descriptor pins: owner, attributes, mode, times, in that order.
+
+The order is the rule. A new owner takes set-id bits and capabilities away, so both come
+later; an ACL writes the mode's group bits, so the mode comes after it; and the time is last,
+for whatever else was still written. Set-id bits are never given to a file whose owner could
+not be set: they would then run as somebody else than the volume meant.
+"""
+
+import os
+
+from agent.entry import Entry, Kind
+from agent.volume.descriptors import proc_path, reason
+from agent.volume.xattrs import read_xattrs
+
+_SET_ID = 0o6000
+_LABELS = frozenset({b"security.selinux", b"security.ima", b"security.evm"})
+"""Attributes that this machine puts on every file by itself; they are never removed."""
+
+_COARSE_NS = 2_000_000_000
+"""The coarsest step of times among file systems (FAT's); what is off by more was refused."""
+
+
+def apply_metadata(descriptor: int, entry: Entry) -> list[str]:
+    """Give ``entry``'s metadata to the inode that ``descriptor`` pins.
+
+    Everything is tried; returns what could not be set, in words, and raises nothing.
+    """
+    path = proc_path(descriptor)
+    failures: list[str] = []
+    owned = _set_owner(descriptor, path, entry, failures)
+    _set_xattrs(descriptor, path, entry, failures)
+    if entry.kind is not Kind.SYMLINK:
+        _set_mode(path, entry, owned, failures)
+    _set_time(descriptor, path, entry, failures)
+    return failures
+
+
+def _set_owner(descriptor: int, path: str, entry: Entry, failures: list[str]) -> bool:
+    try:
+        stat = os.fstat(descriptor)
+        if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid):
+            os.chown(path, entry.uid, entry.gid)
+    except (OSError, OverflowError) as error:
+        failures.append(f"owner {entry.uid}:{entry.gid} could not be set: {reason(error)}")
+        return False
+    return True
+
+
+def _set_xattrs(descriptor: int, path: str, entry: Entry, failures: list[str]) -> None:
+    """Make the attributes equal to the entry's: what is unexpected (an inherited ACL) goes."""
+    try:
+        present = dict(read_xattrs(descriptor))
+    except OSError as error:
+        failures.append(f"extended attributes could not be read: {reason(error)}")
+        return
+    wanted = dict(entry.xattrs)
+    for name in present:
+        if name not in wanted and name not in _LABELS:
+            try:
+                os.removexattr(path, name)
+            except OSError as error:
+                failures.append(f"attribute {_shown(name)} could not be removed: {reason(error)}")
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            try:
+                os.setxattr(path, name, value)
+            except (OSError, ValueError) as error:
+                why = reason(error) if isinstance(error, OSError) else str(error)
+                failures.append(f"attribute {_shown(name)} could not be set: {why}")
+
+
+def _set_mode(path: str, entry: Entry, owned: bool, failures: list[str]) -> None:
+    permissions = entry.permissions
+    if not owned and permissions & _SET_ID:
+        permissions &= ~_SET_ID
+        failures.append("set-user-id and set-group-id were left off, since the owner is another")
+    try:
+        os.chmod(path, permissions)
+    except OSError as error:
+        failures.append(f"mode {permissions:04o} could not be set: {reason(error)}")
+
+
+def _set_time(descriptor: int, path: str, entry: Entry, failures: list[str]) -> None:
+    try:
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+        held = os.fstat(descriptor).st_mtime_ns
+    except (OSError, OverflowError) as error:
+        failures.append(f"modification time could not be set: {reason(error)}")
+        return
+    if abs(held - entry.mtime_ns) > _COARSE_NS:
+        failures.append("modification time is beyond what this file system can hold")
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
