@@ -1,30 +1,26 @@
 """API servers for tests: the stand-in, and the real kube-apiserver, behind one handle.
 
 A test that takes ``api_server`` runs once over each of the two, so that the stand-in cannot
-drift from the real one. The handle blocks (it is for a test's own arrangements and checks, not
-for what is tested); both servers live outside the test's event loop, so this cannot deadlock.
-Each handle has a namespace of its own; the real server is started once a session.
+drift from the real one. The handle is ``tests.support.apihandle.ApiServer``; each has a
+namespace of its own. The stand-in is made for each test, the real server once a session.
 """
 
 import contextlib
-import dataclasses
-import http.client
 import itertools
-import json
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
 import pytest
 import yaml
 
+from agent.demo.apiserver import Faults, Seen, Standin
+from tests.support.apihandle import DEADLINE_SECONDS, ApiServer
 from tests.support.requirements import missing
 
 SHARED = Path(
@@ -33,201 +29,41 @@ SHARED = Path(
 LAUNCHER = SHARED / "apiserver" / "apiserver"
 CRDS = SHARED / "velero-crds"
 WITH_STATUS = ("podvolumebackups", "podvolumerestores")
-DEADLINE_SECONDS = 30.0
-Json = dict[str, Any]
-
-GROUPS = {
-    "pods": "/api/v1",
-    "secrets": "/api/v1",
-    "configmaps": "/api/v1",
-    "persistentvolumeclaims": "/api/v1",
-    "serviceaccounts": "/api/v1",
-    "events": "/apis/events.k8s.io/v1",
-    "leases": "/apis/coordination.k8s.io/v1",
-    "podvolumebackups": "/apis/velero.io/v1",
-    "podvolumerestores": "/apis/velero.io/v1",
-    "backupstoragelocations": "/apis/velero.io/v1",
-    "backuprepositories": "/apis/velero.io/v1",
-    "backups": "/apis/velero.io/v1",
-}
-CLUSTER_WIDE = {
-    "namespaces": "/api/v1",
-    "nodes": "/api/v1",
-    "persistentvolumes": "/api/v1",
-    "csidrivers": "/apis/storage.k8s.io/v1",
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a server said to one request."""
+class StandinServer(ApiServer):
+    """The stand-in, in a thread of its own, with faults to inject."""
 
-    status: int
-    headers: dict[str, str]
-    body: bytes
+    kind = "standin"
+
+    def __init__(self, standin: Standin) -> None:
+        super().__init__("velero-1")
+        self.standin = standin
+        self._velero = ("v1.16.2", False)
+        self.url = standin.url
+        self.kubeconfig = standin.kubeconfig
+        self.ca = standin.ca
+        self.create("/api/v1/namespaces", {"metadata": {"name": self.namespace}})
 
     @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+    def faults(self) -> Faults:
+        return self.standin.faults
 
-
-class ApiRefused(AssertionError):
-    """A request of the test's own was refused; ``answer`` says how."""
-
-    def __init__(self, request: str, answer: Answer) -> None:
-        super().__init__(f"{request}: {answer.status} {answer.body.decode(errors='replace')}")
-        self.answer = answer
-
-
-class Watch:
-    """An open watch, read a line at a time."""
-
-    def __init__(self, connection: http.client.HTTPConnection, path: str) -> None:
-        self._connection = connection
-        connection.request("GET", path, headers={"Authorization": f"Bearer {ApiServer.token}"})
-        self._response = connection.getresponse()
-        self.status = self._response.status
-
-    def event(self) -> Json | None:
-        """Return the next event, or None at the end of the stream; ``TimeoutError`` if silent."""
-        line = self._response.readline()
-        return json.loads(line) if line else None
-
-    def events(self, count: int) -> list[Json]:
-        """Return the next ``count`` events; fails if the stream ends before."""
-        found = [self.event() for _ in range(count)]
-        assert None not in found, f"the watch ended early: {found}"
-        return [event for event in found if event is not None]
-
-    def rest(self) -> list[Json]:
-        """Return every event until the server ends the stream."""
-        return list(iter(self.event, None))
-
-    def close(self) -> None:
-        self._response.close()
-        self._connection.close()
-
-
-class ApiServer:
-    """One API server, and a namespace in it that is this test's alone."""
-
-    kind = ""
-    keeps_empty_strings = True
-    """The kube-apiserver build at hand reads ``""`` in a custom resource as null: 422."""
-    token = "admin-token"
-    url: str
-    kubeconfig: Path
-    ca: Path
-
-    def __init__(self, namespace: str) -> None:
-        self.namespace = namespace
-        self._cleanup: list[str] = []
-
-    def apply_velero_crds(self, version: str = "v1.16.2", status_subresource: bool = False) -> None:
-        """Serve Velero's resources as of ``version``; with or without ``/status``."""
-        raise NotImplementedError
+    @property
+    def requests(self) -> list[Seen]:
+        return self.standin.requests
 
     def restart(self) -> None:
-        """End the server without notice and start it on the same port, with the same objects."""
-        raise NotImplementedError
+        self.standin.restart()
 
     def stop(self) -> None:
-        """End the server without notice; ``restart`` brings it back."""
-        raise NotImplementedError
+        self.standin.stop()
 
-    def path(self, plural: str, name: str = "", *, namespace: str | None = None) -> str:
-        """Return the path of a resource (in this test's namespace), or of one object of it."""
-        if plural in CLUSTER_WIDE:
-            collection = f"{CLUSTER_WIDE[plural]}/{plural}"
-        else:
-            collection = f"{GROUPS[plural]}/namespaces/{namespace or self.namespace}/{plural}"
-        return f"{collection}/{name}" if name else collection
-
-    def _connect(self, timeout_seconds: float = DEADLINE_SECONDS) -> http.client.HTTPConnection:
-        where = urlsplit(self.url)
-        assert where.hostname is not None
-        context = ssl.create_default_context(cafile=str(self.ca))
-        return http.client.HTTPSConnection(
-            where.hostname, where.port, timeout=timeout_seconds, context=context
-        )
-
-    def request(
-        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None
-    ) -> Answer:
-        """Send one request and return whatever the answer is; a dict or list goes out as JSON."""
-        sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        sent.update(headers or {})
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection = self._connect()
-        try:
-            connection.request(method, path, body=data, headers=sent)
-            response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
-        finally:
-            connection.close()
-
-    def _expect(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """Send a request of the test's own; 429 is waited out, any other refusal fails the test."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        while True:
-            answer = self.request(method, path, body, headers=named)
-            if answer.status < 300:
-                return answer.json
-            if answer.status != 429 or time.monotonic() > deadline:
-                raise ApiRefused(f"{method} {path}", answer)
-            time.sleep(0.05)
-
-    def create(self, path: str, obj: Json) -> Json:
-        """Create an object; one outside any namespace is removed again after the test."""
-        made: Json = self._expect("POST", path, obj)
-        if "/namespaces/" not in path and not path.endswith("/namespaces"):
-            self._cleanup.append(f"{path}/{made['metadata']['name']}")
-        return made
-
-    def get(self, path: str) -> Json:
-        """Read an object."""
-        found: Json = self._expect("GET", path)
-        return found
-
-    def list(self, path: str, **query: str) -> Json:
-        """Read a collection; returns the list object, not its items alone."""
-        found: Json = self._expect("GET", f"{path}?{urlencode(query)}" if query else path)
-        return found
-
-    def patch(self, path: str, merge: Json) -> Json:
-        """Apply a merge patch."""
-        kind = "application/merge-patch+json"
-        done: Json = self._expect("PATCH", path, merge, Content_Type=kind)
-        return done
-
-    def patch_status(self, path: str, status: Json) -> Json:
-        """Merge ``status`` into an object's status, by ``/status`` where that is served."""
-        plural = path.split("/")[-2]
-        group = "/".join(path.split("/")[:3] if path.startswith("/api/") else path.split("/")[:4])
-        served = {found["name"] for found in self.get(group)["resources"]}
-        where = f"{path}/status" if f"{plural}/status" in served else path
-        return self.patch(where, {"status": status})
-
-    def delete(self, path: str) -> Json:
-        """Delete an object; returns it, or the Status of the deletion."""
-        done: Json = self._expect("DELETE", path)
-        return done
-
-    @contextlib.contextmanager
-    def watch(self, path: str, *, timeout_seconds: float = 10.0, **query: str) -> Iterator[Watch]:
-        """Open a watch; reading waits at most ``timeout_seconds`` for a line."""
-        asked = f"{path}?{urlencode({'watch': 'true', **query})}"
-        watch = Watch(self._connect(timeout_seconds), asked)
-        try:
-            yield watch
-        finally:
-            watch.close()
-
-    def clean_up(self) -> None:
-        """Remove what the test created outside its namespace."""
-        for path in reversed(self._cleanup):
-            self.request("DELETE", f"{path}?gracePeriodSeconds=0")
+    def apply_velero_crds(self, version: str = "v1.16.2", status_subresource: bool = False) -> None:
+        if self._velero != (version, status_subresource):
+            self.clear_velero()
+            self.standin.serve_velero(version, status_subresource=status_subresource)
+            self._velero = (version, status_subresource)
 
 
 class KubeProcess:
@@ -291,9 +127,9 @@ class KubeApiServer(ApiServer):
             self._process.start()
 
     def apply_velero_crds(self, version: str = "v1.16.2", status_subresource: bool = False) -> None:
-        """Apply Velero's own definitions; changing the variant deletes every Velero object."""
         if self._process.velero == (version, status_subresource):
             return
+        self.clear_velero()
         where = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for item in self.list(where)["items"]:
             self.delete(f"{where}/{item['metadata']['name']}")
@@ -390,7 +226,20 @@ def kube_apiserver(kube_process: KubeProcess) -> Iterator[KubeApiServer]:
     server.clean_up()
 
 
-@pytest.fixture(params=["kube-apiserver"])
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandinServer]:
+    """Yield a stand-in of this test's own, with ``.faults`` and ``.requests``."""
+    directory = tmp_path / "standin"
+    directory.mkdir()
+    process = Standin(directory)
+    process.start()
+    try:
+        yield StandinServer(process)
+    finally:
+        process.stop()
+
+
+@pytest.fixture(params=["standin", "kube-apiserver"])
 def api_server(request: pytest.FixtureRequest) -> ApiServer:
     """Yield the stand-in, then the real server, behind one interface."""
     server: ApiServer = request.getfixturevalue(request.param.replace("-", "_"))
