@@ -21,7 +21,7 @@ from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import SourceError
 from agent.monitor import Monitor
-from agent.volume.descriptors import DIRECTORY, join, pinned, proc_path, reason, source_errors
+from agent.volume.descriptors import DIRECTORY, join, pin, proc_path, reason, source_errors
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader
 from agent.volume.mounts import mount_id
@@ -129,18 +129,18 @@ class Directory:
         may not.
         """
         path = join(self.path, entry.name)
-        with self._held() as parent, source_errors(path):
-            with pinned(entry.name, parent) as descriptor:
-                stat = os.fstat(descriptor)
-                if not mode_bits.S_ISREG(stat.st_mode) or not _same(stat, entry):
-                    raise SourceError(path, _REPLACED)
-                opened = _reopen(descriptor)
-            try:
-                stat = os.fstat(opened)
-                fresh = self._refreshed(entry, stat, opened)
-            except BaseException:
+        opened = -1
+        self.retain()  # spelled out, as all here is: this runs once a file
+        try:
+            opened = self._open_pinned(entry, path)
+            stat = os.fstat(opened)
+            fresh = self._refreshed(entry, stat, opened)
+        except OSError as error:
+            if opened >= 0:
                 os.close(opened)
-                raise
+            raise SourceError(path, reason(error)) from error
+        finally:
+            self.release()
         return FileReader(opened, path, fresh, stat)
 
     def retain(self) -> "Directory":
@@ -188,12 +188,20 @@ class Directory:
         finally:
             self.release()
 
+    def _open_pinned(self, entry: Entry, path: bytes) -> int:
+        descriptor = pin(entry.name, self._descriptor)
+        try:
+            stat = os.fstat(descriptor)
+            if not mode_bits.S_ISREG(stat.st_mode) or not _same(stat, entry):
+                raise SourceError(path, _REPLACED)
+            return _reopen(descriptor)
+        finally:
+            os.close(descriptor)
+
     def _look_at(
         self, name: bytes, path: bytes, exclude: Exclude, monitor: Monitor
     ) -> Entry | None:
-        descriptor = os.open(
-            name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor
-        )
+        descriptor = pin(name, self._descriptor)
         try:
             stat = os.fstat(descriptor)
             kind = _KINDS.get(mode_bits.S_IFMT(stat.st_mode))
@@ -211,7 +219,7 @@ class Directory:
                 monitor.add(sockets_skipped=1)
                 return None
             target = os.readlink(b"", dir_fd=descriptor) if kind is Kind.SYMLINK else b""
-            return self._entry(name, stat, _xattrs(descriptor, path, monitor), target)
+            return self._entry(name, kind, stat, _xattrs(descriptor, path, monitor), target)
         finally:
             os.close(descriptor)
 
@@ -225,9 +233,13 @@ class Directory:
         return foreign if around.mount is None else mount_id(descriptor) != around.mount
 
     def _entry(
-        self, name: bytes, stat: os.stat_result, xattrs: Attributes, target: bytes = b""
+        self,
+        name: bytes,
+        kind: Kind,
+        stat: os.stat_result,
+        xattrs: Attributes,
+        target: bytes = b"",
     ) -> Entry:
-        kind = _KINDS[mode_bits.S_IFMT(stat.st_mode)]
         names = self._surroundings.names
         return Entry(
             name=name,
@@ -252,7 +264,7 @@ class Directory:
         # Every change of metadata moves ctime, so equal ones spare the look at attributes.
         if stat.st_ctime_ns == entry.ctime_ns and stat.st_size == entry.size:
             return entry
-        return self._entry(entry.name, stat, read_xattrs(descriptor))
+        return self._entry(entry.name, Kind.FILE, stat, read_xattrs(descriptor))
 
 
 def _xattrs(descriptor: int, path: bytes, monitor: Monitor) -> Attributes:
