@@ -7,8 +7,9 @@ hole, changes nothing.
 
 Candidates depend on the 64 bytes before them and not on where a chunk starts. So nothing is
 looked at that cannot be a cut: the first ``min_size`` bytes of each chunk are never scanned,
-a third of random data. The scan goes on in steps until the first hit; as a step is never longer
-than ``min_size``, no hit behind the first one in it can matter.
+a third of random data. The scan goes on in steps until the first hit. A step is ``min_size``,
+the longest for which no hit behind the first one can matter; longer ones would be scanned in
+vain, shorter ones would wait more often for the GIL.
 """
 
 import sys
@@ -17,9 +18,6 @@ from collections.abc import Iterator
 from chunker.kernel import Buffer, Scan
 from chunker.kernel import scan as native_scan
 from chunker.rabin import WINDOW_SIZE, Parameters
-
-SCAN_STEP = 256 * 1024
-"""Bytes a scan: long against the price of a call, short against the mebibyte to the next hit."""
 
 HISTORY_SIZE = WINDOW_SIZE - 1
 
@@ -42,7 +40,6 @@ class ChunkStream:
         self.zero_chunk = parameters.zero_chunk
         self._scan = scan
         self._zeros = memoryview(parameters.zero_chunk)
-        self._step = min(SCAN_STEP, parameters.min_size)
         self._unfinished = False
         self._start_file()
 
@@ -127,7 +124,7 @@ class ChunkStream:
         end = min(limit, len(view))
         at = max(start + self.parameters.min_size - 1, 0)
         while at < end:
-            stop = min(at + self._step, end)
+            stop = min(at + self.parameters.min_size, end)
             runs = self._scan(
                 view[at:stop],
                 self._history_at(view, at),

@@ -6,7 +6,9 @@ from pathlib import Path
 from tests.support.restic import Restic
 
 
-def restic_cuts(restic: Restic, work: Path, files: dict[str, bytes]) -> tuple[int, dict[str, list]]:
+def restic_cuts(
+    restic: Restic, work: Path, files: dict[str, bytes]
+) -> tuple[int, dict[str, list[tuple[int, str]]]]:
     """Back up ``files`` by restic; return its polynomial and each file's chunk lengths."""
     repo, source = str(work / "repo"), work / "source"
     source.mkdir()

@@ -171,7 +171,8 @@ def test_a_hole_of_a_tebibyte_takes_no_memory() -> None:
 
 def test_chunks_do_not_change_when_the_buffer_is_used_again() -> None:
     content = noise("reuse", 10_000)
-    stream, buffer, chunks = ChunkStream(SMALL[0]), bytearray(700), []
+    stream, buffer = ChunkStream(SMALL[0]), bytearray(700)
+    chunks: list[bytes] = []
     for at in range(0, len(content), 700):
         part = content[at : at + 700]
         buffer[: len(part)] = part
@@ -202,9 +203,13 @@ def test_chunks_that_were_not_taken_cannot_get_lost_unseen(taken: int) -> None:
     for _ in range(taken):
         next(iterator)
     del iterator
-    for call in (lambda: stream.feed(b""), lambda: stream.feed_zeros(1), stream.finish):
-        with pytest.raises(RuntimeError, match="exhaust each one, or make a new ChunkStream"):
-            call()
+    refusal = "exhaust each one, or make a new ChunkStream"
+    with pytest.raises(RuntimeError, match=refusal):
+        stream.feed(b"")
+    with pytest.raises(RuntimeError, match=refusal):
+        stream.feed_zeros(1)
+    with pytest.raises(RuntimeError, match=refusal):
+        stream.finish()
 
 
 def test_a_hole_of_negative_length_is_refused() -> None:
