@@ -27,8 +27,8 @@ from agent.repository.contract import BackupTarget
 from agent.transfer.folders import Assembly, Folder
 from agent.transfer.hardlinks import HardLinks
 from agent.transfer.pool import Pool, Run
-from agent.volume.exclude import Exclude
 from agent.volume.directory import Directory
+from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
 from agent.volume.reader import Volume
 from chunker import ChunkStream
@@ -45,7 +45,7 @@ FILE_WEIGHT_BYTES = 16 << 10
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 32 << 20
+CHUNKS_BYTES = 16 << 20
 """Budget of chunks that are cut and not yet packed; these are memory."""
 
 
@@ -223,25 +223,23 @@ class _Backup:
     def _queue(self, folder: Folder, directory: Directory, batch: list[_File], weight: int) -> None:
         directory.retain()
         try:
-            self._readers.submit(weight, self._read_batch, folder, directory, batch)
+            queued = self._readers.submit(weight, self._read_batch, folder, directory, batch)
         except BaseException:
             directory.release()
             raise
+        queued.add_done_callback(lambda _: directory.release())  # also when it is dropped
 
     # -- the readers ---------------------------------------------------------------------------
 
     def _read_batch(self, folder: Folder, directory: Directory, batch: list[_File]) -> None:
         stream = ChunkStream(self._target.chunking)
         with memoryview(bytearray(_buffer_bytes(batch))) as buffer:
-            try:
-                for file in batch:
-                    self.run.check()
-                    finished = self._read(directory, file, stream, buffer)
-                    if finished is None:
-                        stream = ChunkStream(self._target.chunking)
-                    self._assembly.finish(folder, file.place, finished)
-            finally:
-                directory.release()
+            for file in batch:
+                self.run.check()
+                finished = self._read(directory, file, stream, buffer)
+                if finished is None:
+                    stream = ChunkStream(self._target.chunking)
+                self._assembly.finish(folder, file.place, finished)
 
     def _read(
         self, directory: Directory, file: _File, stream: ChunkStream, buffer: memoryview
