@@ -25,6 +25,7 @@ _ADVICE = {
     errno.ENFILE: "too many open files on this machine; raise fs.file-max",
     errno.ENOENT: "vanished meanwhile",
     errno.ESTALE: "vanished from the file server meanwhile",
+    errno.EAGAIN: "is leased by another process, which must close it; left out",
     errno.EIO: "input/output error; check the disk and the kernel's log",
     errno.ELOOP: "was replaced by a symlink meanwhile",
     errno.ENOTDIR: "was replaced by something else meanwhile",

@@ -4,7 +4,9 @@ The file may shrink, grow or change under the read. What is read is what the ent
 describes: its size is the number of bytes delivered, its times are those from before the
 first byte, so that a later backup sees any change made since and reads the file again. A
 file is read to its size at open and, if it has grown by then, once more to the size that it
-has at that moment; never further, so a file that grows for ever ends.
+has at that moment; never further, so a file that grows for ever ends. A size of 0 is not
+believed (pseudo files and some FUSE file systems say it of any file): such a file is read to
+its end, within a bound.
 """
 
 import dataclasses
@@ -21,6 +23,9 @@ from agent.volume.descriptors import reason
 
 _BLOCK = 512
 """The unit of ``st_blocks``, whatever the file system (stat(3type))."""
+
+_UNSIZED_BYTES = 1 << 30
+"""How far a file is read that says it has no bytes; one that goes on is endless, not a file."""
 
 _NO_HOLES_TOLD = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
@@ -53,7 +58,7 @@ class FileReader:
         Raises ``SourceError`` when a read fails.
         """
         self.bytes_delivered = 0
-        limit = self._opened.st_size
+        limit = self._opened.st_size or _UNSIZED_BYTES
         try:
             yield from self._until(limit, buffer)
             now = os.fstat(self._descriptor)
@@ -62,6 +67,8 @@ class FileReader:
                 now = os.fstat(self._descriptor)
         except OSError as error:
             raise SourceError(self.path, reason(error)) from error
+        if self.bytes_delivered == _UNSIZED_BYTES and now.st_size == 0:
+            raise SourceError(self.path, "says that it is empty but does not end; left out")
         self.changed = self._differs(now)
 
     def entry_after(self) -> Entry:

@@ -1,5 +1,6 @@
 """Listing a directory: what is in it, what is left out, and what cannot be slipped in."""
 
+import errno
 import os
 import socket
 import stat
@@ -14,7 +15,10 @@ from agent.cancel import NEVER, CancelToken
 from agent.entry import Kind
 from agent.errors import Canceled, SourceError
 from agent.monitor import Monitor
+from agent.volume.directory import Directory, Surroundings
 from agent.volume.exclude import Exclude
+from agent.volume.mounts import holds_mounts, mount_id
+from agent.volume.names import NameCache
 from agent.volume.reader import Volume
 from tests.support.requirements import missing
 from tests.volume.listing import listing
@@ -106,6 +110,44 @@ def test_attributes_and_acls_are_read_from_files_and_directories(
         b"user.empty": b"", "user.\u00e4".encode(): b"\x00\xff", b"system.posix_acl_access": ACL,
     }  # fmt: skip
     assert dict(found[b"dir"].xattrs) == {b"user.d": b"1", b"system.posix_acl_default": ACL}
+
+
+def test_an_attribute_removed_while_it_is_read_is_left_out(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "file").touch()
+    monkeypatch.setattr("agent.volume.xattrs.os.listxattr", lambda _: ["user.gone"])
+    monitor = Monitor()
+    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert monitor.counters.problems == 0
+
+
+def test_a_file_system_without_attributes_has_none(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> list[str]:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    (source / "file").touch()
+    monkeypatch.setattr("agent.volume.xattrs.os.listxattr", refuse)
+    monitor = Monitor()
+    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert monitor.counters.problems == 0
+
+
+def test_what_has_attributes_that_cannot_be_read_is_kept_and_named(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> list[str]:
+        raise OSError(errno.EIO, "I/O")
+
+    (source / "file").touch()
+    monkeypatch.setattr("agent.volume.xattrs.os.listxattr", fail)
+    monitor = Monitor()
+    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert str(monitor.problems[0]).startswith(
+        "file: kept without its extended attributes: input/output error; check the disk"
+    )
 
 
 @pytest.mark.usefixtures("as_root")
@@ -250,6 +292,24 @@ def test_bind_mounts_of_the_same_file_system_are_not_crossed(
         assert found[b"mnt"].device == volume.device
         assert not volume.root.crossable(found[b"mnt"])
     assert monitor.counters.mounts_skipped == 2
+
+
+def test_without_mount_ids_the_device_number_decides(
+    source: Path, mount: Callable[..., None]
+) -> None:
+    (source / "mnt").mkdir()
+    (source / "file").touch()
+    mount("-t", "tmpfs", "none", source / "mnt")
+    descriptor = os.open(source, os.O_RDONLY)
+    device = os.fstat(descriptor).st_dev
+    monitor = Monitor()
+    with Directory(descriptor, b"", Surroundings(device, None, True, NameCache())) as root:
+        found = listing(root, monitor)
+        assert sorted(found) == [b"file", b"mnt"]
+        assert not root.crossable(found[b"mnt"])
+    assert monitor.counters.mounts_skipped == 1
+    assert mount_id(descriptor) is None  # closed by now
+    assert holds_mounts(None)
 
 
 def test_a_directory_lives_until_its_last_reference_is_given_back(

@@ -1,6 +1,9 @@
 """Reading files: every byte, no hole, and nothing else that an owner puts in their place."""
 
+import errno
+import fcntl
 import os
+import signal
 import stat
 import time
 from collections.abc import Iterator
@@ -169,6 +172,61 @@ def test_a_file_that_grows_for_ever_ends(source: Path, volume: Volume) -> None:
         assert file.changed
 
 
+def test_a_file_that_says_it_is_empty_is_read_to_its_end() -> None:
+    with Volume.open("/proc/sys/kernel") as volume, opened(volume, b"ostype") as file:
+        assert file.entry.size == 0
+        assert content(file, 2) == b"Linux\n"
+        assert file.entry_after().size == 6
+
+
+def test_a_file_that_says_it_is_empty_and_goes_on_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.volume.file._UNSIZED_BYTES", 4)
+    endless = pytest.raises(SourceError, match="ostype: says that it is empty but does not end")
+    with Volume.open("/proc/sys/kernel") as volume, opened(volume, b"ostype") as file, endless:
+        content(file)
+
+
+def test_a_file_that_says_more_than_it_has_ends_where_it_ends() -> None:
+    with Volume.open("/sys/kernel") as volume, opened(volume, b"fscaps") as file:
+        assert file.entry.size > 2  # a page
+        assert content(file) == Path("/sys/kernel/fscaps").read_bytes()
+        assert file.entry_after().size == 2
+        assert file.changed
+
+
+def test_a_file_system_that_tells_no_holes_is_read_as_data(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (source / "file").open("wb") as out:
+        out.truncate(10_000)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("agent.volume.file.os.lseek", refuse)
+    with opened(volume) as file:
+        assert shape(file) == [("data", 10_000)]
+
+
+def test_a_fault_while_holes_are_looked_for_names_the_file(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (source / "file").open("wb") as out:
+        out.truncate(10_000)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "I/O")
+
+    monkeypatch.setattr("agent.volume.file.os.lseek", fail)
+    with (
+        opened(volume) as file,
+        pytest.raises(SourceError, match="file: input/output error; check"),
+    ):
+        shape(file)
+
+
 def test_a_change_in_place_is_noticed_and_the_old_time_is_kept(
     source: Path, volume: Volume
 ) -> None:
@@ -219,6 +277,20 @@ def test_a_file_that_vanished_says_so(source: Path, volume: Volume) -> None:
     (source / "file").unlink()
     with pytest.raises(SourceError, match="file: vanished"):
         volume.root.open_file(entry)
+
+
+def test_a_lease_on_a_file_does_not_hold_the_run_up(source: Path, volume: Volume) -> None:
+    (source / "file").write_bytes(b"x")
+    entry = listing(volume.root)[b"file"]
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the lease's holder is told by
+    holder = os.open(source / "file", os.O_RDWR)
+    try:
+        fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(SourceError, match="file: is leased by another process"):
+            volume.root.open_file(entry)
+    finally:
+        os.close(holder)
+        signal.signal(signal.SIGIO, before)
 
 
 def test_no_descriptor_is_left_behind(source: Path, volume: Volume) -> None:

@@ -284,7 +284,7 @@ def test_attributes_are_made_equal_and_inherited_ones_are_removed(
     wanted = {b"user.a": b"\0\xff", b"user.empty": b""}
     write(root, entry(b"plain", xattrs=tuple(wanted.items())), b"x")
     write(root, entry(b"acl", xattrs=((b"system.posix_acl_access", ACL),), permissions=0o750), b"x")
-    root.finish_metadata(entry(b"", Kind.DIRECTORY, xattrs=((b"user.d", b"1"),)))
+    root.finish_metadata(entry(b"", Kind.DIRECTORY, permissions=0o755, xattrs=((b"user.d", b"1"),)))
     assert {
         os.fsencode(n): os.getxattr(target / "plain", n) for n in os.listxattr(target / "plain")
     } == wanted
