@@ -294,6 +294,30 @@ def test_bind_mounts_of_the_same_file_system_are_not_crossed(
     assert monitor.counters.mounts_skipped == 2
 
 
+def test_files_of_an_overlays_layers_belong_to_it_whatever_their_device_number(
+    tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    merged = tmp_path / "merged"
+    for name in ("lower", "layers", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "file").write_bytes(b"of the lower layer")
+    mount("-t", "tmpfs", "none", tmp_path / "layers")
+    (tmp_path / "layers" / "upper").mkdir()
+    (tmp_path / "layers" / "work").mkdir()
+    options = (
+        f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/layers/upper,workdir={tmp_path}/layers/work"
+    )
+    mount("-t", "overlay", "-o", options, "none", merged)
+    monitor = Monitor()
+    with Volume.open(merged) as volume:
+        entry = listing(volume.root, monitor)[b"file"]
+        assert entry.device != volume.device
+        with volume.root.open_file(entry) as file:
+            parts = [bytes(p) for p in file.segments(memoryview(bytearray(100)))]  # type: ignore[arg-type]
+    assert parts == [b"of the lower layer"]
+    assert monitor.counters.mounts_skipped == 0
+
+
 def test_without_mount_ids_the_device_number_decides(
     source: Path, mount: Callable[..., None]
 ) -> None:
