@@ -187,14 +187,19 @@ def _snapshot(stored: _Snapshot, snapshot_id: str) -> Snapshot:
 def _summary(stored: _Summary) -> Summary:
     counts = {key: getattr(stored, key) or 0 for key in _COUNTS}
     for key, value in counts.items():
-        if value >> 64:
-            raise MalformedData("summary", f"{key} does not fit into 64 bits")
+        if value >> _bits(key):
+            raise MalformedData("summary", f"{key} does not fit into {_bits(key)} bits")
     start, end = stored.backup_start, stored.backup_end
     return Summary(
         backup_start_ns=ZERO_TIME_NS if start is None else parse_time(start),
         backup_end_ns=ZERO_TIME_NS if end is None else parse_time(end),
         **counts,
     )
+
+
+def _bits(key: str) -> int:
+    """Return how wide a count may be: two of them are signed in restic."""
+    return 63 if key in ("data_blobs", "tree_blobs") else 64
 
 
 def _texts(texts: list[str | None] | None) -> tuple[str, ...]:
@@ -223,8 +228,8 @@ def _check(snapshot: Snapshot) -> None:
         raise _unfit("its uid or gid does not fit into 32 bits")
     if snapshot.summary is not None:
         for key in _COUNTS:
-            if getattr(snapshot.summary, key) >> 63:
-                raise _unfit(f"{key} is negative or above 63 bits")
+            if getattr(snapshot.summary, key) >> _bits(key):
+                raise _unfit(f"{key} is negative or above {_bits(key)} bits")
 
 
 def _unfit(reason: str) -> RepositoryError:
