@@ -13,7 +13,7 @@ from typing import Protocol
 import aiofiles
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_kube_config
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped,unused-ignore]
 
 from agent.config import ClusterAccess
 from agent.errors import ClusterError

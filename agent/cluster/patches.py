@@ -81,8 +81,9 @@ def final(pvb: Pvb, end: Final, now: str) -> Patch:
     status: dict[str, Any] = {
         "phase": end.phase,
         "completionTimestamp": now,
-        "message": _limited(end.message),
     }
+    if end.message:
+        status["message"] = _limited(end.message)
     if not pvb.started:
         status["startTimestamp"] = now
     if end.snapshot_id:

@@ -1,0 +1,218 @@
+"""One claimed PodVolumeBackup, from the claim to its final state.
+
+The bytes move in a thread of their own; here the event loop waits for it, reports progress and
+hears of cancellation. Whatever happens in between, a claim that is still ours ends in exactly
+one final state, which is written until it is stored.
+"""
+
+import asyncio
+import contextlib
+import enum
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from agent.cancel import CancelToken
+from agent.cluster import claim, patches
+from agent.cluster.assignment import Assignment, Mover, Outcome
+from agent.cluster.patches import Final
+from agent.cluster.progress import LEAST_SECONDS, ProgressRule
+from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.status import Clock, StatusDesk
+from agent.errors import Canceled, ClusterError, PodliftError
+from agent.monitor import Monitor
+
+LOG = logging.getLogger(__name__)
+
+FINAL_SECONDS = 3600.0
+"""How long a final state is tried while the agent runs; an API server may be down for long."""
+
+RESERVED_SECONDS = 5.0
+"""Kept of the grace time for writing final states (kubernetes.md section 6, practice 10)."""
+
+
+class Result(enum.StrEnum):
+    """How one backup ended, as a metric's label."""
+
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    LOST = "lost"  # the claim went to somebody else, or the object is gone
+
+
+class Shutdown:
+    """The one deadline of a process that was asked to end."""
+
+    def __init__(self, clock: Clock, grace_seconds: float) -> None:
+        self._clock = clock
+        self._grace_seconds = grace_seconds
+        self._asked_at: float | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether the end was asked for."""
+        return self._asked_at is not None
+
+    def ask(self) -> None:
+        """Start the grace time; the first call counts."""
+        if self._asked_at is None:
+            self._asked_at = self._clock.monotonic()
+
+    def deadline(self) -> float | None:
+        """Return the end of the grace time on the monotonic clock, or None."""
+        return None if self._asked_at is None else self._asked_at + self._grace_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every backup works with."""
+
+    desk: StatusDesk
+    us: Owner
+    prepare: Callable[[Pvb], Awaitable[Assignment]]
+    mover: Mover
+    owner_alive: Callable[[Owner], Awaitable[bool]]
+    clock: Clock
+    shutdown: Shutdown
+    tick_seconds: float = LEAST_SECONDS
+
+
+class Backup:
+    """Runs once; ``observe`` and ``stop`` may be called at any time on the event loop."""
+
+    def __init__(self, pvb: Pvb, bench: Bench) -> None:
+        self._pvb = pvb
+        self._bench = bench
+        self._token = CancelToken()
+        self._abandoned = False
+        self.monitor = Monitor()
+
+    @property
+    def pvb(self) -> Pvb:
+        """Return the object as it was seen last."""
+        return self._pvb
+
+    def stop(self, reason: str) -> None:
+        """Ask the work to end as canceled."""
+        self._token.cancel(reason)
+
+    def observe(self, pvb: Pvb) -> None:
+        """Act on a new observation of our own object."""
+        decision = claim.decide(pvb, self._bench.us, claim.Policy(), claim.View(held=True))
+        if isinstance(decision, claim.Cancel):
+            self.stop(decision.reason)
+        elif isinstance(decision, claim.Abandon):
+            self.abandon(decision.reason)
+
+    def abandon(self, reason: str) -> None:
+        """Stop the work and leave the object alone: it is not ours any more."""
+        self._abandoned = True
+        self._token.cancel(reason)
+
+    async def run(self) -> Result:
+        """Work on the claimed object and end it; raises ``ClusterError`` if it cannot be ended."""
+        end, result = await self._work()
+        if self._abandoned:
+            LOG.warning("%s: stopped: %s", self._pvb.name, self._token.reason)
+            return Result.LOST
+        began = self._bench.clock.monotonic()
+        shutdown = self._bench.shutdown
+        stored = await self._bench.desk.finish(
+            self._pvb, end, until=lambda: shutdown.deadline() or began + FINAL_SECONDS
+        )
+        LOG.info("%s: %s %s %s", self._pvb.name, end.phase, end.snapshot_id, end.message)
+        return result if stored else Result.LOST
+
+    async def claimed(self) -> bool:
+        """Try to claim the object; raises ``ClusterError``."""
+        won = await self._bench.desk.claim(self._pvb)
+        if won is None:
+            return False
+        self._pvb = won
+        return True
+
+    async def _work(self) -> tuple[Final, Result]:
+        try:
+            assignment = await self._bench.prepare(self._pvb)
+            self._token.check()
+            outcome = await self._move(assignment)
+        except PodliftError as error:
+            if self._token.canceled or isinstance(error, Canceled):
+                reason = self._token.reason or str(error)
+                return patches.failed(f"canceled: {reason}"), Result.CANCELED
+            return patches.failed(f"data path backup failed: {error}"), Result.FAILED
+        if not outcome.snapshot_id:
+            message = "data path backup failed: the data path returned no snapshot; report this"
+            return patches.failed(message), Result.FAILED
+        message = patches.problems_message(outcome.problems, outcome.problem_names, outcome.message)
+        end = patches.completed(
+            outcome.snapshot_id, outcome.size_bytes, assignment.reported_path, message
+        )
+        return end, Result.PARTIAL if outcome.problems else Result.COMPLETED
+
+    async def _move(self, assignment: Assignment) -> Outcome:
+        rule = ProgressRule()
+        running = _in_thread(self._bench.mover, assignment, self.monitor, self._token)
+        while True:
+            done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
+            if done:
+                return running.result()
+            deadline = self._bench.shutdown.deadline()
+            if deadline is not None:
+                if self._bench.clock.monotonic() >= deadline - RESERVED_SECONDS:
+                    running.cancel()
+                    raise Canceled(self._token.reason)
+            elif not self._token.canceled:
+                await self._report(rule)
+
+    async def _report(self, rule: ProgressRule) -> None:
+        counters = self.monitor.counters
+        now = self._bench.clock.monotonic()
+        report = rule.due(now, counters.bytes_total, counters.bytes_done)
+        if report is None:
+            return
+        try:
+            seen = await self._bench.desk.progress(self._pvb, report.total_bytes, report.done_bytes)
+        except ClusterError as error:
+            LOG.info("%s: progress was not reported: %s", self._pvb.name, error)
+            return
+        if seen is None:
+            self.abandon("the PodVolumeBackup was deleted")
+            return
+        self._pvb = seen
+        self.observe(seen)
+
+
+def _in_thread(
+    mover: Mover, assignment: Assignment, monitor: Monitor, token: CancelToken
+) -> asyncio.Future[Outcome]:
+    """Start the mover in a daemon thread: a stalled one must not hold up the process's end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Outcome] = loop.create_future()
+
+    def settle(outcome: Outcome | None, error: PodliftError | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif outcome is not None:
+            future.set_result(outcome)
+
+    def work() -> None:
+        outcome: Outcome | None = None
+        failure: PodliftError | None = None
+        try:
+            outcome = mover(assignment, monitor, token)
+        except PodliftError as error:
+            failure = error
+        except Exception as error:
+            # The edge of a thread: a bug in one backup must not take the others down.
+            LOG.exception("%s: the data path broke", assignment.name)
+            failure = ClusterError(f"internal error {type(error).__name__}: {error}; report this")
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, outcome, failure)
+
+    threading.Thread(target=work, name=f"backup-{assignment.name}", daemon=True).start()
+    return future

@@ -1,0 +1,52 @@
+"""The mover: one assignment of the cluster, carried out by the transfer pipeline.
+
+The only place where the two rooms meet. It knows how Velero's words (tags, claims, the host
+``velero``) become a snapshot's, and nothing of how either side works.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+
+from agent.cancel import CancelToken
+from agent.cluster.assignment import Assignment, Outcome
+from agent.monitor import Monitor
+from agent.repository.opening import open_or_create
+from agent.storage.opening import open_s3
+from agent.transfer.job import Request, run_backup
+from agent.transfer.parent import by_tags
+
+HOST = "velero"
+"""The host name of every snapshot that Velero's restic made (velero.md section 5.5)."""
+
+LOCK_WAIT_SECONDS = 30 * 60
+"""How long a backup waits for a prune; a prune of a large repository takes as long."""
+
+NAMED_PROBLEMS = 10
+
+
+def move(
+    assignment: Assignment, monitor: Monitor, cancel: CancelToken, *, cache: Path | None = None
+) -> Outcome:
+    """Back the assigned volume up; make its repository first if nothing is there.
+
+    Raises ``PodliftError``; ``Canceled`` for a stop.
+    """
+    with contextlib.closing(open_s3(assignment.storage)) as storage:
+        repository = open_or_create(storage, assignment.password, cache=cache, cancel=cancel)
+        request = Request(
+            path=str(assignment.volume_path),
+            reported_paths=(assignment.reported_path,),
+            host=HOST,
+            tags=assignment.tags,
+            choose_parent=functools.partial(_parent, assignment),
+            lock_wait_seconds=LOCK_WAIT_SECONDS,
+        )
+        result = run_backup(repository, request, monitor, cancel)
+    names = tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS])
+    return Outcome(
+        snapshot_id=result.snapshot_id,
+        size_bytes=result.counters.bytes_done,
+        problems=result.counters.problems,
+        problem_names=names,
+    )

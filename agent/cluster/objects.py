@@ -1,0 +1,139 @@
+"""The other objects that a backup needs, as far as it reads them.
+
+Each is a projection: unknown fields are skipped, missing ones have a default. Shapes: the
+Kubernetes API (core/v1, storage.k8s.io/v1) and velero.md sections 4 and 5.
+"""
+
+import msgspec
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of ObjectMeta that decisions depend on."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    annotations: dict[str, str] | None = None
+    owner_references: list["OwnerReference"] | None = None
+
+
+class OwnerReference(msgspec.Struct, frozen=True):
+    """Who an object belongs to."""
+
+    uid: str = ""
+    controller: bool | None = None
+
+
+class ClaimSource(msgspec.Struct, frozen=True, rename="camel"):
+    """A volume that is a PersistentVolumeClaim."""
+
+    claim_name: str = ""
+
+
+class Volume(msgspec.Struct, frozen=True, rename="camel"):
+    """One entry of a pod's ``spec.volumes``; at most one source is set."""
+
+    name: str = ""
+    persistent_volume_claim: ClaimSource | None = None
+    csi: dict[str, object] | None = None
+    ephemeral: dict[str, object] | None = None
+    host_path: dict[str, object] | None = None
+
+
+class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """Where a pod runs and what it mounts."""
+
+    node_name: str = ""
+    volumes: list[Volume] | None = None
+
+
+class PodStatus(msgspec.Struct, frozen=True):
+    """How far a pod is."""
+
+    phase: str = ""
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+
+class ClaimSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a claim is bound to."""
+
+    volume_name: str = ""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A PersistentVolumeClaim."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: ClaimSpec = msgspec.field(default_factory=ClaimSpec)
+
+
+class ClaimReference(msgspec.Struct, frozen=True):
+    """Which claim a PersistentVolume is bound to."""
+
+    uid: str = ""
+
+
+class PersistentVolumeSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a PersistentVolume is."""
+
+    csi: dict[str, object] | None = None
+    volume_mode: str | None = None
+    claim_ref: ClaimReference | None = None
+
+
+class PersistentVolume(msgspec.Struct, frozen=True):
+    """A PersistentVolume."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
+
+
+class Named(msgspec.Struct, frozen=True):
+    """Any object of which only the name matters."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A Secret; its values are decoded from base64 and never shown."""
+
+    data: dict[str, bytes] | None = None
+
+
+class KeyReference(msgspec.Struct, frozen=True):
+    """One key of a Secret."""
+
+    name: str = ""
+    key: str = ""
+
+
+class ObjectStorage(msgspec.Struct, frozen=True, rename="camel"):
+    """The bucket of a location; ``ca_cert`` is PEM, decoded from base64."""
+
+    bucket: str = ""
+    prefix: str | None = None
+    ca_cert: bytes | None = None
+    ca_cert_ref: KeyReference | None = None
+
+
+class LocationSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a BackupStorageLocation says."""
+
+    provider: str = ""
+    access_mode: str | None = None
+    object_storage: ObjectStorage = msgspec.field(default_factory=ObjectStorage)
+    config: dict[str, str] | None = None
+    credential: KeyReference | None = None
+
+
+class BackupStorageLocation(msgspec.Struct, frozen=True):
+    """A BackupStorageLocation."""
+
+    spec: LocationSpec = msgspec.field(default_factory=LocationSpec)

@@ -1,0 +1,148 @@
+"""The agent as a process: connect, watch, work, and end in good order.
+
+A start that cannot succeed (no access, no Velero) ends with its error, since nothing can be
+lost yet. Once it runs, nothing that the API server does ends it. SIGTERM and SIGINT make it
+not ready, stop it from claiming, cancel what runs and write the final states, all within the
+grace time.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from agent.cluster import claim, paths
+from agent.cluster.assignment import Mover
+from agent.cluster.backup import Bench, Shutdown
+from agent.cluster.client import Kube
+from agent.cluster.controller import Controller
+from agent.cluster.credentials import credentials
+from agent.cluster.preparation import Preparation, pod_alive
+from agent.cluster.pvb import PLURAL, Owner
+from agent.cluster.secrets import PrivateFiles
+from agent.cluster.status import Clock, StatusDesk, discover
+from agent.cluster.watch import Watcher
+from agent.config import AgentSettings
+from agent.errors import ApiError
+from agent.server import Metrics, serve
+
+LOG = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 2100.0
+"""Without a sign of the API server for longer than any relist interval: not ready."""
+
+STOPPED = "the agent on node {node} was stopped; the next backup goes on from what is stored"
+
+
+async def run_agent(settings: AgentSettings, mover: Mover) -> int:
+    """Run until SIGTERM or SIGINT; returns 0.
+
+    Raises ``ClusterError`` or ``UsageError`` if the agent cannot start.
+    """
+    kube = await Kube.connect(credentials(settings.access))
+    try:
+        subresource = await _first_contact(kube, settings.startup_seconds)
+        with tempfile.TemporaryDirectory(prefix="podlift-") as private:
+            await _Agent(kube, settings, mover, subresource, Path(private)).run()
+    finally:
+        await kube.close()
+    return 0
+
+
+async def _first_contact(kube: Kube, patience_seconds: float) -> bool:
+    """Ask discovery until the API server answers; an answer that says no is final."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return await discover(kube)
+        except ApiError as error:
+            passing = error.status in (0, 429) or error.status >= 500
+            if not passing or time.monotonic() >= deadline:
+                raise
+            LOG.warning("%s", error)
+            await asyncio.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
+
+
+class _Agent:
+    """All parts of one running agent."""
+
+    def __init__(
+        self, kube: Kube, settings: AgentSettings, mover: Mover, subresource: bool, private: Path
+    ) -> None:
+        self._settings = settings
+        self._registry = CollectorRegistry()
+        metrics = Metrics(self._registry)
+        us = Owner(
+            node=settings.node_name,
+            pod=settings.pod_name,
+            pod_uid=settings.pod_uid,
+            attempt=uuid.uuid4().hex,
+        )
+        clock = Clock()
+        self._shutdown = Shutdown(clock, settings.grace_seconds)
+        bench = Bench(
+            desk=StatusDesk(kube, settings.namespace, us, subresource=subresource, clock=clock),
+            us=us,
+            prepare=Preparation(kube, settings, PrivateFiles(private)).assignment,
+            mover=mover,
+            owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
+            clock=clock,
+            shutdown=self._shutdown,
+        )
+        policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
+        self._controller = Controller(bench, policy, settings.concurrency, metrics)
+        path = paths.velero(settings.namespace, PLURAL)
+        self._watcher = Watcher(kube, path, settings.node_name, self._controller)
+        counts = self._watcher.counts
+        metrics.follow_watch(counts.ends, lambda: counts.lists)
+
+    async def run(self) -> None:
+        """Run until a signal, then end within the grace time."""
+        stop = asyncio.Event()
+        address = self._settings.metrics_address
+        with _signals(stop):
+            async with serve(address, self._registry, self._not_ready) as port:
+                LOG.info("node %s: serving metrics on port %d", self._settings.node_name, port)
+                await self._until(stop)
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watcher.run())
+            working = tasks.create_task(self._controller.run())
+            await stop.wait()
+            LOG.info("stopping: running backups are canceled")
+            self._controller.shut_down(STOPPED.format(node=self._settings.node_name))
+            _, late = await asyncio.wait({working}, timeout=self._settings.grace_seconds)
+            if late:
+                LOG.error("the grace time is over before every final state was stored")
+                working.cancel()
+            watching.cancel()
+
+    def _not_ready(self) -> str:
+        if self._shutdown.asked:
+            return "stopping"
+        heard_at = self._watcher.progress_at
+        if heard_at is None:
+            return "the first list of PodVolumeBackups has not been read yet"
+        if time.monotonic() - heard_at > SILENCE_SECONDS:
+            return "the API server has been silent for too long"
+        return ""
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
