@@ -201,16 +201,18 @@ def _xattrs(node: Node) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _content(node: Node, kind: Kind) -> tuple[bytes, ...] | None:
-    if kind is not Kind.FILE:
-        return None
     if node.content is None:
-        raise _refused(node, "a file without a list of content")
-    return tuple([parse_id(text) for text in node.content])
+        if kind is Kind.FILE:
+            raise _refused(node, "a file without a list of content")
+        return None
+    ids = tuple([parse_id(text) for text in node.content])
+    return ids if kind is Kind.FILE else None
 
 
 def _subtree(node: Node, kind: Kind) -> bytes | None:
-    if kind is not Kind.DIRECTORY:
-        return None
     if node.subtree is None:
-        raise _refused(node, "a directory without a subtree")
-    return parse_id(node.subtree)
+        if kind is Kind.DIRECTORY:
+            raise _refused(node, "a directory without a subtree")
+        return None
+    tree_id = parse_id(node.subtree)
+    return tree_id if kind is Kind.DIRECTORY else None

@@ -338,6 +338,15 @@ def test_the_raw_link_target_wins() -> None:
     assert decode_tree(tree_of(link))[0].link_target == b"a\xff"
 
 
+def test_content_where_none_belongs_is_dropped() -> None:
+    fifo, file = decode_tree(
+        tree_of(node(type="fifo", content=[ID.hex()]), node(name="x", subtree=ID.hex()))
+    )
+
+    assert fifo.content is None
+    assert file.subtree is None
+
+
 def test_a_socket_reads_as_a_socket() -> None:
     [entry] = decode_tree(tree_of(node(type="socket", content=None)))
 
@@ -383,6 +392,8 @@ BAD_NODES = {
     "id not hex": node(content=["zz" * 32]),
     "directory without subtree": node(type="dir"),
     "subtree too short": node(type="dir", subtree="ab"),
+    "bad content of a fifo": node(type="fifo", content=["ab"]),
+    "bad subtree of a file": node(subtree="ab"),
     "NUL in link target": node(type="symlink", linktarget="a\0b"),
     "raw link target not base64": node(type="symlink", linktarget_raw="?"),
     "attribute without name": node(extended_attributes=[{"value": ""}]),
