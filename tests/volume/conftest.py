@@ -42,4 +42,4 @@ def mount(as_root: None) -> Iterator[Callable[..., None]]:
 
     yield do
     for path in reversed(mounted):
-        subprocess.run(["umount", path], check=True)
+        subprocess.run(["umount", "--lazy", path], check=True)  # also when the test failed
