@@ -126,6 +126,12 @@ def repository_password(environ: Mapping[str, str] | None = None) -> str | None:
     return source.get("PODLIFT_PASSWORD") or source.get("RESTIC_PASSWORD") or None
 
 
+def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where a person's caches go: ``podlift`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
+    return Path(source.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podlift"
+
+
 def _access(given: Mapping[str, str], source: Mapping[str, str]) -> ClusterAccess:
     return ClusterAccess(
         kubeconfig=_optional_path(given, "kubeconfig"),

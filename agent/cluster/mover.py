@@ -5,7 +5,6 @@ The only place where the two rooms meet. It knows how Velero's words (tags, clai
 """
 
 import contextlib
-import functools
 from pathlib import Path
 
 from agent.cancel import CancelToken
@@ -39,7 +38,7 @@ def move(
             reported_paths=(assignment.reported_path,),
             host=HOST,
             tags=assignment.tags,
-            choose_parent=functools.partial(_parent, assignment),
+            choose_parent=lambda snapshots, now_ns: by_tags(snapshots, assignment.tags, now_ns),
             lock_wait_seconds=LOCK_WAIT_SECONDS,
         )
         result = run_backup(repository, request, monitor, cancel)

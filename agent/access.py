@@ -1,0 +1,117 @@
+"""How a command reaches its repository, and how it is stopped.
+
+The options that every command on a repository has, in one place: the repository, its password,
+its cache, and the authorities to trust.
+"""
+
+import contextlib
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from agent.cancel import CancelToken
+from agent.config import default_cache_dir, repository_password
+from agent.errors import UsageError
+from agent.repository.opening import open_repository
+from agent.repository.repository import Repository
+from agent.storage.address import parse_repository
+from agent.storage.contract import Storage
+from agent.storage.opening import open_storage
+
+
+class Access:
+    """How a command reaches its repository."""
+
+    def __init__(self, repo: str, password_file: Path | None, cache_dir: Path, ca: str) -> None:
+        self._repo = repo
+        self._password_file = password_file
+        self._cache_dir = cache_dir
+        self._ca = ca
+
+    @contextlib.contextmanager
+    def storage(self, *, create: bool = False) -> Iterator[Storage]:
+        """Open the storage for a scope."""
+        trust = {"verify": self._ca} if self._ca else {}
+        storage = open_storage(parse_repository(self._repo), create=create, **trust)  # type: ignore[arg-type]
+        with contextlib.closing(storage):
+            yield storage
+
+    @contextlib.contextmanager
+    def repository(self, cancel: CancelToken) -> Iterator[Repository]:
+        """Open the repository for a scope."""
+        with self.storage() as storage:
+            yield open_repository(storage, self.password(), cache=self._cache_dir, cancel=cancel)
+
+    def password(self) -> str:
+        """Return the password; raise ``UsageError`` if nothing gives one."""
+        if self._password_file is not None:
+            return _password_in(self._password_file)
+        password = repository_password()
+        if password is None:
+            raise UsageError(
+                "no password: name a file with --password-file, or set PODLIFT_PASSWORD"
+            )
+        return password
+
+
+def _password_in(path: Path) -> str:
+    try:
+        password = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the password file {path} cannot be read: {error}") from None
+    if not password:
+        raise UsageError(f"the password file {path} is empty")
+    return password
+
+
+def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that lead to a repository; the command gets ``access``."""
+
+    @click.option(
+        "--repo", required=True, metavar="REPO", help="The repository: s3:… or a directory."
+    )
+    @click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        help="File that holds the repository's password.",
+    )
+    @click.option(
+        "--cache-dir",
+        type=click.Path(path_type=Path),
+        default=default_cache_dir,
+        help="Where to keep a copy of the index; may be deleted at any time.",
+    )
+    @click.option(
+        "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        repo: str, password_file: Path | None, cache_dir: Path, cacert: str, **rest: Any
+    ) -> Any:
+        return command(access=Access(repo, password_file, cache_dir, cacert), **rest)
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[CancelToken]:
+    """Turn SIGINT and SIGTERM into one cancel token; a second one ends the process at once."""
+    token = CancelToken()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        threading.Thread(target=token.cancel, args=(f"interrupted by {name}",)).start()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield token
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""The C library's allocator, told to give memory back.
+
+A backup allocates buffers of hundreds of kilobytes to some megabytes on a dozen threads. By
+default glibc keeps an arena a thread and never returns what such buffers held: 280 MiB resident
+after a backup of 1 GiB, against 180 MiB with these three settings, at the same speed
+(measured by ``benchmarks/bench_memory.py``).
+"""
+
+import ctypes
+import logging
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
+ARENAS = 2
+MMAP_THRESHOLD_BYTES = 4 << 20
+TRIM_THRESHOLD_BYTES = 8 << 20
+
+log = logging.getLogger(__name__)
+
+
+def limit_arenas() -> None:
+    """Set glibc's allocator up for large buffers on many threads; elsewhere do nothing."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        log.debug("this C library has no mallopt; memory use may be higher")
+        return
+    mallopt(_M_ARENA_MAX, ARENAS)
+    mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)

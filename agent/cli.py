@@ -1,0 +1,361 @@
+"""The command line.
+
+Every command ends in one of these, and scripts may rely on it: 0 done, 1 failed, 2 usage, 3 done
+but some files could not be read, 10 no repository, 11 locked, 12 wrong password, 130 interrupted.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from agent import __version__
+from agent.access import Access, repository_options, stoppable
+from agent.allocator import limit_arenas
+from agent.cluster.mover import move
+from agent.cluster.run import run_agent
+from agent.config import agent_settings
+from agent.entry import Kind
+from agent.errors import (
+    Canceled,
+    NoRepository,
+    PodliftError,
+    RepositoryLocked,
+    UsageError,
+    WrongPassword,
+)
+from agent.monitor import Monitor
+from agent.repository.check import check as check_repository
+from agent.repository.opening import create_repository
+from agent.repository.repository import Repository
+from agent.repository.snapshot import Snapshot
+from agent.terminal import (
+    entry_line,
+    name_text,
+    problem_lines,
+    progress,
+    size_text,
+    snapshot_table,
+)
+from agent.transfer.job import ChooseParent, Request, run_backup
+from agent.transfer.parent import by_paths
+from agent.transfer.restore import restore as restore_tree
+from agent.volume.descriptors import raise_descriptor_limit
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_INTERRUPTED = 130
+
+_EXIT_CODES: dict[type[PodliftError], int] = {
+    UsageError: EXIT_USAGE,
+    NoRepository: 10,
+    RepositoryLocked: 11,
+    WrongPassword: 12,
+    Canceled: EXIT_INTERRUPTED,
+}
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # restic unlock sends it to the holder of a lock
+    limit_arenas()
+    try:
+        return int(podlift.main(args=arguments, prog_name="podlift", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except PodliftError as error:
+        click.echo(f"podlift: {error}", err=True)
+        return next(
+            (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), EXIT_FAILED
+        )
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+def podlift(verbose: bool) -> None:
+    """Back up directories and Kubernetes volumes into restic repositories.
+
+    In a cluster, `podlift agent` runs on every node and takes the place of Velero's node-agent.
+    By hand, the other commands work on the same repositories. `podlift demo` shows all of it on
+    this machine.
+
+    REPO is a directory, or s3:https://HOST[:PORT]/BUCKET[/PREFIX] as restic writes it; S3
+    credentials come from the usual AWS variables, files and roles. The password comes from
+    --password-file, PODLIFT_PASSWORD or RESTIC_PASSWORD.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done but some files could not be read,
+    10 no repository, 11 locked, 12 wrong password, 130 interrupted.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+@podlift.command()
+@repository_options
+def init(access: Access) -> int:
+    """Make a new, empty repository (restic format 2)."""
+    password = access.password()
+    with stoppable() as cancel, access.storage(create=True) as storage:
+        create_repository(storage, password, cancel=cancel)
+        click.echo(f"made a repository at {storage.place}; keep its password, nothing replaces it")
+    return 0
+
+
+@podlift.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@repository_options
+@click.option(
+    "--tag", "tags", multiple=True, metavar="K=V", help="Tag of the snapshot; repeatable."
+)
+@click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out; repeatable.")
+@click.option("--host", default=socket.gethostname, help="Host name of the snapshot.")
+@click.option(
+    "--parent",
+    default="auto",
+    metavar="auto|none|ID",
+    help="Earlier snapshot whose unchanged files need not be read.",
+)
+@click.option(
+    "--lock-wait", default=0.0, metavar="SECONDS", help="Wait this long for others' locks."
+)
+@json_option
+def backup(
+    access: Access,
+    path: Path,
+    tags: tuple[str, ...],
+    excludes: tuple[str, ...],
+    host: str,
+    parent: str,
+    lock_wait: float,
+    as_json: bool,
+) -> int:
+    """Back up the content of the directory PATH.
+
+    The snapshot's root is PATH's content, as `restic backup .` in PATH makes it. Files that
+    cannot be read are named and left out, and the exit code is 3.
+
+    \b
+    podlift backup /srv/data --repo s3:https://s3.example.com/bucket/prefix --exclude '*.tmp'
+    """
+    raise_descriptor_limit()
+    monitor = Monitor()
+    with stoppable() as cancel, access.repository(cancel) as repository:
+        reported = str(path.absolute())
+        request = Request(
+            path=str(path),
+            reported_paths=(reported,),
+            host=host,
+            tags=_tags(tags),
+            choose_parent=_parent_choice(repository, parent, host, reported),
+            excludes=excludes,
+            lock_wait_seconds=lock_wait,
+        )
+        with progress(monitor, "backup", quiet=as_json):
+            result = run_backup(repository, request, monitor, cancel)
+    now = result.counters
+    problem_lines(monitor.problems, now.problems)
+    if as_json:
+        report = {
+            "snapshot_id": result.snapshot_id,
+            "files": now.files,
+            "bytes": now.bytes_done,
+            "data_added": now.bytes_added,
+            "data_added_packed": now.bytes_stored,
+            "errors": now.problems,
+            "seconds": round(result.seconds, 3),
+        }
+        click.echo(json.dumps(report))
+    else:
+        click.echo(
+            f"snapshot {result.snapshot_id[:8]}: {now.files} files, {size_text(now.bytes_done)};"
+            f" added {size_text(now.bytes_added)}, stored as {size_text(now.bytes_stored)},"
+            f" in {result.seconds:.1f} s"
+        )
+    return EXIT_PARTIAL if now.problems else 0
+
+
+def _tags(tags: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not key or not equals or "," in tag:
+            raise UsageError(f"--tag {tag!r} is not KEY=VALUE without a comma")
+        pairs[key] = value
+    return pairs
+
+
+def _parent_choice(repository: Repository, wanted: str, host: str, reported: str) -> ChooseParent:
+    if wanted == "none":
+        return lambda snapshots, now_ns: None
+    if wanted == "auto":
+        return lambda snapshots, now_ns: by_paths(snapshots, host, [reported], now_ns)
+    chosen = repository.snapshot(wanted)
+    return lambda snapshots, now_ns: chosen
+
+
+@podlift.command()
+@click.argument("snapshot")
+@repository_options
+@click.option(
+    "--target",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory to restore into; made if missing. What else is in there stays.",
+)
+def restore(access: Access, snapshot: str, target: Path) -> int:
+    """Restore SNAPSHOT (an id, the beginning of one, or `latest`) into a directory."""
+    raise_descriptor_limit()
+    monitor = Monitor()
+    with (
+        stoppable() as cancel,
+        access.repository(cancel) as repository,
+        repository.locked(exclusive=False, cancel=cancel),
+    ):
+        wanted = repository.snapshot(snapshot, cancel)
+        with progress(monitor, "restore"):
+            restore_tree(repository.reading(cancel), wanted.tree, target, monitor, cancel)
+    now = monitor.counters
+    problem_lines(monitor.problems, now.problems)
+    click.echo(
+        f"restored {now.files} files, {size_text(now.bytes_done)} of snapshot {wanted.id[:8]}"
+        f" to {target}" + (f"; {now.problems} entries are not complete" if now.problems else "")
+    )
+    return EXIT_PARTIAL if now.problems else 0
+
+
+@podlift.command()
+@repository_options
+@json_option
+def snapshots(access: Access, as_json: bool) -> int:
+    """List the snapshots, oldest first."""
+    with stoppable() as cancel, access.repository(cancel) as repository:
+        found = repository.snapshots(cancel)
+    if as_json:
+        click.echo(json.dumps([_snapshot_json(snapshot) for snapshot in found]))
+    else:
+        snapshot_table(found)
+    return 0
+
+
+def _snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    facts: dict[str, Any] = msgspec.to_builtins(snapshot)
+    return {**facts, "tree": snapshot.tree.hex()}
+
+
+@podlift.command()
+@click.argument("snapshot")
+@repository_options
+@click.option("-l", "--long", "long", is_flag=True, help="Show mode, owner, size and time.")
+def ls(access: Access, snapshot: str, long: bool) -> int:
+    """List the files of SNAPSHOT (an id, the beginning of one, or `latest`)."""
+    with stoppable() as cancel, access.repository(cancel) as repository:
+        wanted = repository.snapshot(snapshot, cancel)
+        reader = repository.reading(cancel)
+        stack = [(b"", wanted.tree)]
+        while stack:
+            path, tree = stack.pop()
+            cancel.check()
+            below = []
+            for entry in reader.load_tree(tree):
+                name = path + b"/" + entry.name
+                click.echo(entry_line(name, entry) if long else name_text(name))
+                if entry.kind is Kind.DIRECTORY and entry.subtree is not None:
+                    below.append((name, entry.subtree))
+            stack += reversed(below)
+    return 0
+
+
+@podlift.command()
+@repository_options
+@click.option("--read-data", is_flag=True, help="Also read and verify every byte of every pack.")
+def check(access: Access, read_data: bool) -> int:
+    """Verify that everything the snapshots need is there and intact."""
+    damage = hints = 0
+    with (
+        stoppable() as cancel,
+        access.repository(cancel) as repository,
+        repository.locked(exclusive=False, cancel=cancel),
+    ):
+        for finding in check_repository(repository, read_data=read_data, cancel=cancel):
+            damage += finding.damage
+            hints += not finding.damage
+            click.echo(f"{'damage' if finding.damage else 'hint'}: {finding.message}")
+        place = repository.place
+    scope = "structure and every byte" if read_data else "structure (--read-data reads it all)"
+    if damage:
+        click.echo(f"{place}: {damage} kinds of damage; checked: {scope}")
+        return EXIT_FAILED
+    click.echo(f"{place} is in order; checked: {scope}" + (f"; {hints} hints" if hints else ""))
+    return 0
+
+
+@podlift.command()
+@click.option("--node-name", help="This node; PVBs with this spec.node are ours. [NODE_NAME]")
+@click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]")
+@click.option("--pod-name", help="This pod, for the claim's owner. [POD_NAME]")
+@click.option("--pod-uid", help="This pod's UID. [POD_UID]")
+@click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]")
+@click.option("--host-pods", help="Where the kubelet's pods directory is. [/host_pods]")
+@click.option("--cache-dir", help="Where to keep copies of indexes. [/cache]")
+@click.option("--metrics-address", help="ADDR:PORT of /metrics, /healthz, /readyz. [:8085]")
+@click.option(
+    "--uploader-types",
+    help="Which PVBs are taken: restic (includes the empty type), kopia, or both by comma. PVBs of"
+    " type kopia are then stored in restic's format too, and only podlift can restore them:"
+    " Velero's own node-agent would look for them in kopia's format. [restic]",
+)
+@click.option(
+    "--other-uploader-types",
+    help="PVBs of a type that is not taken: fail at once with a message, or ignore. [fail]",
+)
+@click.option("--concurrency", help="Volumes backed up at a time. [1]")
+@click.option("--upload-workers", help="Connections a volume uploads with. [4]")
+@click.option("--grace-seconds", help="From SIGTERM to the end. [25]")
+@click.option("--startup-seconds", help="How long the API server may be away at the start. [60]")
+@click.option(
+    "--credentials-file",
+    help="AWS credentials for locations without their own. [AWS_SHARED_CREDENTIALS_FILE]",
+)
+def agent(**options: str | None) -> int:
+    """Serve the PodVolumeBackups of this node, in the place of Velero's node-agent.
+
+    Runs until SIGTERM. Every option can also be given by the environment: the variable in
+    brackets, or PODLIFT_ and the option's name (PODLIFT_HOST_PODS); what stands last in brackets
+    is the default.
+    """
+    settings = agent_settings(options)
+    logging.getLogger().setLevel(logging.INFO)
+    raise_descriptor_limit()
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(run_agent(settings, functools.partial(move, cache=settings.cache_dir)))
