@@ -12,7 +12,7 @@ the attempt's deadline.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from agent.cancel import NEVER, CancelToken
 
@@ -24,6 +24,13 @@ class Listed(NamedTuple):
 
     key: str
     size: int
+
+
+class Page(NamedTuple):
+    """A part of a listing; ``next_token`` asks for the one after it, None ends the listing."""
+
+    listed: list[Listed]
+    next_token: str | None
 
 
 class Storage(Protocol):
@@ -69,3 +76,19 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Release connections; the storage is not used afterwards."""
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A storage whose credentials may expire while it is used."""
+
+    def renew(self) -> None:
+        """Drop what was made with the old credentials; the next call reads them afresh."""
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """A storage that lists in pages, each of which can be asked for again."""
+
+    def page(self, prefix: str, token: str | None, *, cancel: CancelToken = NEVER) -> Page:
+        """Return the first page (``token`` None), or the one that ``token`` stands for."""

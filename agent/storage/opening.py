@@ -1,0 +1,41 @@
+"""From an address to a storage that is ready for use."""
+
+import dataclasses
+from typing import TypedDict, Unpack
+
+from agent.storage.address import LocalAddress, S3Address
+from agent.storage.contract import Storage
+from agent.storage.local import LocalStorage
+from agent.storage.retry import Retrying
+from agent.storage.s3 import S3Storage
+from agent.storage.settings import S3Settings, settings_for
+
+
+class Overrides(TypedDict, total=False):
+    """What an operator may set apart from the address; the fields of ``S3Settings``."""
+
+    region: str | None
+    path_style: bool
+    verify: bool | str
+    profile: str | None
+    credentials_file: str | None
+    checksum: bool
+    workers: int
+
+
+def open_storage(
+    address: S3Address | LocalAddress, *, create: bool = False, **overrides: Unpack[Overrides]
+) -> Storage:
+    """Return the storage at ``address``; nothing is sent before its first call.
+
+    ``create`` makes a missing directory; a bucket is never made. ``overrides`` mean something
+    to S3 only; credentials come from boto3's own chain.
+    """
+    if isinstance(address, LocalAddress):
+        return LocalStorage.create(address.path) if create else LocalStorage(address.path)
+    return open_s3(dataclasses.replace(settings_for(address), **overrides))
+
+
+def open_s3(settings: S3Settings) -> Storage:
+    """Return the S3 storage of ``settings`` behind the retry wrapper."""
+    return Retrying(S3Storage(settings))

@@ -1,0 +1,197 @@
+"""The only place that repeats a call to a storage.
+
+It decides by the kind of error alone: ``Unreachable`` and ``IntegrityRefused`` are tried again
+after a pause, ``Throttled`` after one that all threads share, ``CredentialsExpired`` with a
+renewed client; everything else is final. Repeating blindly is safe because an object never
+changes (``contract.py``). Pauses have full jitter: a random part of a limit that doubles, so
+that many agents that failed together do not return together.
+
+Each operation has one budget of seconds; when the next pause would end beyond it, the last
+error is raised as it is.
+"""
+
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+from agent.cancel import NEVER, CancelToken
+from agent.errors import (
+    CredentialsExpired,
+    IntegrityRefused,
+    StorageError,
+    Throttled,
+    Unreachable,
+)
+from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Storage
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetryPolicy:
+    """How patient to be; all in seconds but ``renewals``.
+
+    The limit of the n-th pause is ``first_seconds * 2**n`` up to ``longest_seconds``; for a
+    throttled call, from and up to the values with that name.
+    """
+
+    budget_seconds: float = 900.0
+    first_seconds: float = 0.25
+    longest_seconds: float = 8.0
+    throttled_first_seconds: float = 0.5
+    throttled_longest_seconds: float = 30.0
+    renewals: int = 3
+
+
+class Clock(Protocol):
+    """Where pauses are spent; replaced in tests."""
+
+    def now(self) -> float:
+        """Return seconds that only grow."""
+
+    def pause(self, seconds: float, cancel: CancelToken) -> None:
+        """Wait; raises ``Canceled`` as soon as that is asked for."""
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return time.monotonic()
+
+    def pause(self, seconds: float, cancel: CancelToken) -> None:
+        """Sleep on the token."""
+        cancel.pause(seconds)
+
+
+class Retrying:
+    """A storage that tries again. It owns the one it wraps and closes it."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        policy: RetryPolicy | None = None,
+        *,
+        clock: Clock | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._storage = storage
+        self._policy = policy or RetryPolicy()
+        self._clock = clock or SystemClock()
+        self._uniform = uniform
+        self._lock = threading.Lock()
+        self._quiet_until = float("-inf")
+
+    @property
+    def place(self) -> str:
+        """Return the wrapped storage's place."""
+        return self._storage.place
+
+    def put(
+        self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
+    ) -> None:
+        """Store ``body``; an attempt whose answer was lost is simply repeated."""
+        self._run(
+            "put", key, lambda: self._storage.put(key, body, sha256=sha256, cancel=cancel), cancel
+        )
+
+    def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
+        """Store ``body`` unless the key exists; the storage knows its own earlier attempt."""
+        return self._run(
+            "put", key, lambda: self._storage.put_new(key, body, cancel=cancel), cancel
+        )
+
+    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+        """Return the whole object."""
+        return self._run("get", key, lambda: self._storage.get(key, cancel=cancel), cancel)
+
+    def get_range(
+        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return ``length`` bytes from ``offset``."""
+        return self._run(
+            "get", key, lambda: self._storage.get_range(key, offset, length, cancel=cancel), cancel
+        )
+
+    def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
+        """Return the object's size in bytes."""
+        return self._run("size", key, lambda: self._storage.size(key, cancel=cancel), cancel)
+
+    def list(self, prefix: str, *, cancel: CancelToken = NEVER) -> Iterator[Listed]:
+        """Yield each object once: a page, or else the whole listing, is repeated as a unit."""
+        token: str | None = None
+        while True:
+            page = self._page(prefix, token, cancel)
+            yield from page.listed
+            if (token := page.next_token) is None:
+                return
+
+    def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
+        """Remove the object."""
+        self._run("delete", key, lambda: self._storage.delete(key, cancel=cancel), cancel)
+
+    def close(self) -> None:
+        """Close the wrapped storage."""
+        self._storage.close()
+
+    def _page(self, prefix: str, token: str | None, cancel: CancelToken) -> Page:
+        def ask() -> Page:
+            if isinstance(self._storage, Paged):
+                return self._storage.page(prefix, token, cancel=cancel)
+            return Page([*self._storage.list(prefix, cancel=cancel)], None)
+
+        return self._run("list", prefix, ask, cancel)
+
+    def _run(self, operation: str, key: str, call: Callable[[], T], cancel: CancelToken) -> T:
+        end = self._clock.now() + self._policy.budget_seconds
+        attempt = renewals = 0
+        while True:
+            self._wait_for_quiet(cancel)
+            try:
+                return call()
+            except CredentialsExpired as error:
+                renewals += 1
+                if renewals > self._policy.renewals or not isinstance(self._storage, Renewable):
+                    raise
+                self._report(operation, key, error, 0.0)
+                self._storage.renew()
+            except (Throttled, Unreachable, IntegrityRefused) as error:
+                pause = self._pause_after(error, attempt)
+                if self._clock.now() + pause > end:
+                    raise
+                self._report(operation, key, error, pause)
+                if isinstance(error, Throttled):
+                    self._keep_quiet(pause)  # waited for above, by every thread and only once
+                else:
+                    self._clock.pause(pause, cancel)
+            attempt += 1
+
+    def _pause_after(self, error: StorageError, attempt: int) -> float:
+        doubled = 2.0 ** min(attempt, 30)
+        policy = self._policy
+        if not isinstance(error, Throttled):
+            return self._uniform(0.0, min(policy.longest_seconds, policy.first_seconds * doubled))
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds
+        limit = min(policy.throttled_longest_seconds, policy.throttled_first_seconds * doubled)
+        return self._uniform(0.0, limit)
+
+    def _keep_quiet(self, seconds: float) -> None:
+        with self._lock:
+            self._quiet_until = max(self._quiet_until, self._clock.now() + seconds)
+
+    def _wait_for_quiet(self, cancel: CancelToken) -> None:
+        while (left := self._quiet_until - self._clock.now()) > 0:
+            self._clock.pause(left, cancel)
+
+    def _report(self, operation: str, key: str, error: StorageError, pause: float) -> None:
+        _log.warning(
+            "%s %s: trying again in %.1f s after %s: %s",
+            operation, key or "(all)", pause, type(error).__name__, error,
+        )  # fmt: skip

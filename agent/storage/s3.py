@@ -1,0 +1,244 @@
+"""A prefix of an S3 bucket: one PUT an object, one attempt a call.
+
+Nothing is retried here; ``Retrying`` does that by the kind of error. An object goes out as
+an unsigned payload under TLS with its SHA-256 as checksum header, so a service that verifies
+refuses what was changed on the way (s3.md sections 1 and 2). Most services do not verify:
+whoever reads must check what arrives against its name.
+"""
+
+import base64
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import botocore.exceptions as boto
+
+from agent.cancel import NEVER, CancelToken
+from agent.errors import ObjectMissing, StorageError, Unreachable
+from agent.storage.contract import Buffer, Listed, Page
+from agent.storage.keys import check_key, check_prefix, check_range
+from agent.storage.s3body import Body, Guard, Stopped
+from agent.storage.s3client import LISTED, make_client
+from agent.storage.s3errors import FAILURES, has_code, refuse
+from agent.storage.settings import S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+READ_BYTES = 1 << 20
+"""How much of a download is read between two looks at the cancel token."""
+
+
+class S3Storage:
+    """The objects below one prefix. The client is made at the first call, and by ``renew``."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._place = str(settings.address)
+        self._lock = threading.Lock()
+        self._made: S3Client | None = None
+
+    @property
+    def place(self) -> str:
+        """Return the address, which carries no secret."""
+        return self._place
+
+    def put(
+        self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
+    ) -> None:
+        """Store ``body`` in one request that copies nothing of it."""
+        try:
+            self._send(key, body, sha256, cancel)
+        except FAILURES as error:
+            refuse(error, f"put {key} to {self._place}", key)
+
+    def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
+        """Store ``body`` unless the key exists; exactly one of several callers gets True.
+
+        The condition is ``If-None-Match: *``. Writing a second time shows whether the service
+        heeds it; where it does not, the last writer's bytes stay and decide
+        (s3.md section 3, "silently ignore conditional writes").
+        """
+        try:
+            self.size(key, cancel=cancel)
+        except ObjectMissing:
+            pass
+        else:
+            return self._holds(key, body, cancel)
+        for _ in range(2):
+            if not self._send_new(key, body, cancel):
+                return self._holds(key, body, cancel)
+        cancel.pause(self._settings.patience.rival_seconds)
+        return self._holds(key, body, cancel)
+
+    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+        """Return the whole object; raises ``ObjectMissing``."""
+        cancel.check()
+        try:
+            return self._read(self._get(key), cancel)
+        except FAILURES as error:
+            refuse(error, f"get {key} from {self._place}", key)
+
+    def get_range(
+        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return ``length`` bytes from ``offset``."""
+        check_range(key, offset, length)
+        if length == 0:
+            return self._get_nothing(key, offset, cancel)
+        cancel.check()
+        try:
+            answer = self._get(key, Range=f"bytes={offset}-{offset + length - 1}")
+            if answer["ContentLength"] != length:
+                answer["Body"].close()
+                raise StorageError(
+                    f"get {key} from {self._place}: {length} bytes from {offset} were asked for"
+                    f" and {answer['ContentLength']} came; the object was cut short, or the"
+                    " service does not serve ranges",
+                    key=key,
+                )
+            return self._read(answer, cancel)
+        except FAILURES as error:
+            refuse(error, f"get {key} from {self._place}", key)
+
+    def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
+        """Return the object's size in bytes; raises ``ObjectMissing``."""
+        name = self._name(key)
+        cancel.check()
+        try:
+            try:
+                head = self._client().head_object(Bucket=self._settings.bucket, Key=name)
+                return head["ContentLength"]
+            except boto.ClientError as error:
+                if has_code(error):
+                    raise
+            with contextlib.closing(self._get(key)["Body"]):  # says in words what HEAD cannot
+                raise Unreachable(
+                    f"look for {key} in {self._place}: HEAD failed where GET did not", key=key
+                )
+        except FAILURES as error:
+            refuse(error, f"look for {key} in {self._place}", key)
+
+    def list(self, prefix: str, *, cancel: CancelToken = NEVER) -> Iterator[Listed]:
+        """Yield every object whose key starts with ``prefix``."""
+        token: str | None = None
+        while True:
+            page = self.page(prefix, token, cancel=cancel)
+            yield from page.listed
+            if (token := page.next_token) is None:
+                return
+
+    def page(self, prefix: str, token: str | None, *, cancel: CancelToken = NEVER) -> Page:
+        """Return one page of a listing, which is what can be retried."""
+        root = f"{self._settings.prefix}/" if self._settings.prefix else ""
+        asked: dict[str, Any] = {"Prefix": root + check_prefix(prefix)}
+        if token is not None:
+            asked["ContinuationToken"] = token
+        cancel.check()
+        try:
+            answer = self._client().list_objects_v2(Bucket=self._settings.bucket, **asked)
+        except FAILURES as error:
+            refuse(error, f"list {prefix} in {self._place}", prefix)
+        pairs = answer[LISTED]  # type: ignore[literal-required] # left there by our own hook
+        return Page(
+            [Listed(key.removeprefix(root), size) for key, size in pairs],
+            answer.get("NextContinuationToken") if answer["IsTruncated"] else None,
+        )
+
+    def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
+        """Remove the object; removing what is not there is not an error."""
+        name = self._name(key)
+        cancel.check()
+        try:
+            self._client().delete_object(Bucket=self._settings.bucket, Key=name)
+        except boto.ClientError as error:
+            if error.response["Error"].get("Code") != "NoSuchKey":
+                refuse(error, f"delete {key} in {self._place}", key)
+        except FAILURES as error:
+            refuse(error, f"delete {key} in {self._place}", key)
+
+    def renew(self) -> None:
+        """Forget the client: the next call reads the credentials again."""
+        with self._lock:
+            client, self._made = self._made, None
+        if client is not None:
+            client.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.renew()
+
+    def _client(self) -> "S3Client":
+        with self._lock:
+            if self._made is None:
+                self._made = make_client(self._settings)
+            return self._made
+
+    def _name(self, key: str) -> str:
+        check_key(key)
+        return f"{self._settings.prefix}/{key}" if self._settings.prefix else key
+
+    def _send(
+        self, key: str, body: Buffer, sha256: bytes | None, cancel: CancelToken, **extra: Any
+    ) -> None:
+        name = self._name(key)
+        cancel.check()
+        size = memoryview(body).nbytes
+        guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
+        if self._settings.checksum:
+            digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
+            extra["ChecksumSHA256"] = base64.b64encode(digest).decode()
+        try:
+            self._client().put_object(
+                Bucket=self._settings.bucket,
+                Key=name,
+                Body=Body(body, guard),  # type: ignore[arg-type] # a file-like object is enough
+                ContentLength=size,
+                ContentType="application/octet-stream",
+                **extra,
+            )
+        except Stopped:
+            guard.check()
+            raise
+
+    def _send_new(self, key: str, body: Buffer, cancel: CancelToken) -> bool:
+        """Store ``body`` and tell that the service has let us, or that the key exists."""
+        try:
+            self._send(key, body, None, cancel, IfNoneMatch="*")
+        except boto.ClientError as error:
+            if error.response["ResponseMetadata"].get("HTTPStatusCode") == 412:
+                return False
+            refuse(error, f"put {key} to {self._place}", key)
+        except FAILURES as error:
+            refuse(error, f"put {key} to {self._place}", key)
+        return True
+
+    def _holds(self, key: str, body: Buffer, cancel: CancelToken) -> bool:
+        """Tell whether the object is ``body``."""
+        return self.get(key, cancel=cancel) == bytes(body)
+
+    def _get(self, key: str, **extra: Any) -> "GetObjectOutputTypeDef":
+        name = self._name(key)
+        return self._client().get_object(Bucket=self._settings.bucket, Key=name, **extra)
+
+    def _read(self, answer: "GetObjectOutputTypeDef", cancel: CancelToken) -> bytes:
+        size = answer["ContentLength"]
+        guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
+        parts = []
+        with contextlib.closing(answer["Body"]) as body:
+            while part := body.read(READ_BYTES):
+                parts.append(part)
+                guard.check()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _get_nothing(self, key: str, offset: int, cancel: CancelToken) -> bytes:
+        """Answer for an empty range, which HTTP cannot ask for."""
+        size = self.size(key, cancel=cancel)
+        if offset > size:
+            raise StorageError(
+                f"{key} in {self._place} has {size} bytes; it has no byte {offset}", key=key
+            )
+        return b""

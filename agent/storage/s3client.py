@@ -1,0 +1,115 @@
+"""Our way to make a boto3 client: no retries, no hidden copies, cheap listings.
+
+boto3's defaults cost twice the CPU and break several services that are not Amazon's; each
+setting below was measured (s3.md sections 1, 2 and 6). The retry is ours alone (``retry.py``),
+so boto3 gets one attempt.
+"""
+
+import contextlib
+import os
+import urllib.parse
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.exceptions as boto
+import botocore.session
+from botocore.config import Config
+
+from agent.errors import UsageError
+from agent.storage.settings import S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+LISTED = "PodliftListed"
+"""Where the listing hook leaves its (key, size) pairs in botocore's answer."""
+
+FALLBACK_REGION = "us-east-1"  # what the S3 plugin of Velero signs for (s3.md section 5)
+
+
+def make_client(settings: S3Settings) -> "S3Client":
+    """Return a new client with credentials read afresh; it may ask Amazon for the region."""
+    region = settings.region
+    if region is None:
+        region = FALLBACK_REGION
+        if settings.endpoint_url is None:
+            with contextlib.closing(_client(settings, region)) as client:
+                region = find_region(client, settings.bucket)
+    return _client(settings, region)
+
+
+def find_region(client: "S3Client", bucket: str) -> str:
+    """Return the region of ``bucket``, which even an answer that denies access carries."""
+    try:
+        headers = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+    except boto.ClientError as error:
+        headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+        if "x-amz-bucket-region" not in headers:
+            raise
+    return headers.get("x-amz-bucket-region", FALLBACK_REGION)
+
+
+def _client(settings: S3Settings, region: str) -> "S3Client":
+    if isinstance(settings.verify, str) and not os.path.isfile(settings.verify):
+        raise UsageError(f"the CA bundle {settings.verify} does not exist; correct its path")
+    core = botocore.session.Session(profile=_profile(settings))
+    if settings.credentials_file is not None:
+        core.set_config_variable("credentials_file", settings.credentials_file)
+        core.set_config_variable("config_file", settings.credentials_file)
+    client = boto3.session.Session(botocore_session=core).client(
+        "s3",
+        region_name=region,
+        endpoint_url=settings.endpoint_url,
+        verify=None if settings.verify is True else settings.verify,  # None heeds AWS_CA_BUNDLE
+        config=_config(settings),
+    )
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
+    return client
+
+
+def _profile(settings: S3Settings) -> str | None:
+    """Return the profile; a credentials file wins over a node's role only with one named."""
+    if settings.credentials_file is not None:
+        return settings.profile or "default"
+    return settings.profile
+
+
+def _config(settings: S3Settings) -> Config:
+    by_path = settings.path_style or "." in settings.bucket  # no certificate covers a.b.host
+    return Config(
+        signature_version="s3v4",
+        s3={
+            "addressing_style": "path" if by_path else "virtual",
+            "payload_signing_enabled": False,
+        },
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=settings.patience.connect_seconds,
+        read_timeout=settings.patience.read_seconds,
+        tcp_keepalive=True,
+        max_pool_connections=settings.workers + 2,
+    )
+
+
+def _take_listing(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    """Take keys and sizes out of a listing before botocore's slow parser sees them."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        root = ET.fromstring(response_dict["body"])  # noqa: S314 - as botocore does
+    except ET.ParseError:
+        return  # botocore finds the same and says so in its own way
+    namespace = root.tag.rpartition("}")[0] + "}" if root.tag.startswith("{") else ""
+    encoded = root.findtext(f"{namespace}EncodingType") == "url"
+    listed = []
+    for contents in root.findall(f"{namespace}Contents"):
+        key = contents.findtext(f"{namespace}Key") or ""
+        size = int(contents.findtext(f"{namespace}Size") or 0)
+        listed.append((urllib.parse.unquote_plus(key) if encoded else key, size))
+        root.remove(contents)
+    customized_response_dict[LISTED] = listed
+    response_dict["body"] = ET.tostring(root)

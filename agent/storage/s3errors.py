@@ -1,0 +1,178 @@
+"""What an answer of an S3 service, or the lack of one, means in our own tree of errors.
+
+The decision is by error code, status and exception type, never by text. Codes are Amazon's;
+others use them too. An answer to HEAD has no body and hence no code: ``has_code`` tells, and
+the storage asks again in a way that can answer.
+"""
+
+import ssl
+from typing import NoReturn
+
+import botocore.exceptions as boto
+import botocore.parsers
+import urllib3.exceptions
+
+from agent.errors import (
+    AccessDenied,
+    BucketMissing,
+    CredentialsExpired,
+    IntegrityRefused,
+    ObjectMissing,
+    StorageError,
+    Throttled,
+    Unreachable,
+    UsageError,
+)
+
+FAILURES = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    botocore.parsers.ResponseParserError,
+    urllib3.exceptions.HTTPError,
+    TimeoutError,
+)
+"""Everything that a call through botocore raises for a reason outside of this program."""
+
+_EXPIRED = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",
+    "RequestExpired",
+}  # fmt: skip
+_THROTTLED = {
+    "SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequests",
+    "RequestLimitExceeded", "RequestThrottled", "BandwidthLimitExceeded",
+}  # fmt: skip
+_PASSING = {
+    "InternalError", "RequestTimeout", "RequestTimeTooSkewed", "OperationAborted",
+    "ConditionalRequestConflict", "IncompleteBody", "IDPCommunicationError",
+}  # fmt: skip
+_CORRUPT = {"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+_ELSEWHERE = {
+    "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}  # fmt: skip
+_DENIED = {
+    "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled",
+    "AccountProblem", "InvalidClientTokenId", "UnrecognizedClientException",
+}  # fmt: skip
+
+
+def has_code(error: boto.ClientError) -> bool:
+    """Tell whether the service said what is wrong, or botocore put the status in its place."""
+    return not error.response["Error"].get("Code", "").isdigit()
+
+
+def translate(error: Exception, what: str, key: str) -> StorageError | UsageError:
+    """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place."""
+    if isinstance(error, boto.ClientError):
+        return _answered(error, what, key)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return AccessDenied(
+            f"{what}: no S3 credentials were found; give them by the environment, a credentials"
+            " file or the node's role",
+            key=key,
+        )
+    if isinstance(error, boto.CredentialRetrievalError):
+        return CredentialsExpired(
+            f"{what}: the S3 credentials could not be fetched ({_line(error)}); check the role,"
+            " its token and the service that hands credentials out",
+            key=key,
+        )
+    if _is_certificate_problem(error):
+        return StorageError(
+            f"{what}: the server does not prove its identity ({_line(error)}); add its CA"
+            " certificate to the location, or correct the endpoint's host name",
+            key=key,
+        )
+    if isinstance(error, _WRONG_REQUEST):
+        return UsageError(f"{what}: {_line(error)}; correct the settings of this location")
+    return Unreachable(
+        f"{what}: no usable answer ({_line(error)}); check the endpoint and the network", key=key
+    )
+
+
+def refuse(error: Exception, what: str, key: str) -> NoReturn:
+    """Raise what ``translate`` makes of ``error``."""
+    raise translate(error, what, key) from error
+
+
+_WRONG_REQUEST = (
+    boto.ProfileNotFound,
+    boto.ConfigParseError,
+    boto.ConfigNotFound,
+    boto.ParamValidationError,
+    boto.InvalidRegionError,
+    boto.NoRegionError,
+    boto.UnknownEndpointError,
+)
+
+
+def _answered(error: boto.ClientError, what: str, key: str) -> StorageError:
+    code = error.response["Error"].get("Code", "")
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    said = f"{what}: the service answered {code or status} ({_line(error)})"
+    if code in _EXPIRED:
+        return CredentialsExpired(f"{said}; renew the S3 credentials", key=key)
+    if code in _THROTTLED or (status in (429, 503) and code not in _PASSING):
+        return Throttled(
+            f"{said}; it wants fewer requests at a time",
+            key=key,
+            retry_after_seconds=_retry_after(error),
+        )
+    if code == "RequestTimeTooSkewed":
+        return Unreachable(f"{said}; set the clock of this machine", key=key)
+    if code in _CORRUPT:
+        return IntegrityRefused(
+            f"{said}; the bytes were changed on the way: suspect memory, network or a proxy",
+            key=key,
+        )
+    if code in _PASSING or status == 408 or (status >= 500 and status not in (501, 507)):
+        return Unreachable(f"{said}; look at the service", key=key)
+    return _final(said, code, status, key)
+
+
+def _final(said: str, code: str, status: int, key: str) -> StorageError:
+    """Return the error for an answer that no repetition changes."""
+    if code == "NoSuchBucket":
+        return BucketMissing(f"{said}; create the bucket, or correct its name", key=key)
+    if code in ("NoSuchKey", "404") or (status == 404 and not code):
+        return ObjectMissing(said, key=key)
+    if code in _ELSEWHERE or status in (301, 307, 308):
+        return StorageError(f"{said}; set the region in which the bucket is", key=key)
+    if code in _DENIED or status in (401, 403):
+        return AccessDenied(
+            f"{said}; check the access key and its rights to this bucket and prefix", key=key
+        )
+    if status == 507:
+        return StorageError(f"{said}; the storage is full", key=key)
+    if status == 501:
+        return StorageError(
+            f"{said}; if it is about a checksum header, turn the location's checksums off", key=key
+        )
+    return StorageError(f"{said}; look at the service and the location's settings", key=key)
+
+
+def _retry_after(error: boto.ClientError) -> float | None:
+    """Return the seconds of a ``Retry-After`` header; its form as a date is left aside."""
+    value = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _is_certificate_problem(error: BaseException | None) -> bool:
+    """Look for a certificate that was not accepted in everything that ``error`` wraps."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        seen.append(error)
+        wrapped = getattr(error, "kwargs", {}).get("error") or next(iter(error.args), None)
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return False
+
+
+def _line(error: Exception) -> str:
+    """Return the error's message as one short line of printable characters."""
+    text = str(error)
+    if isinstance(error, boto.ClientError):
+        text = str(error.response["Error"].get("Message", ""))
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return clean if len(clean) <= 300 else f"{clean[:300]}..."
