@@ -1,0 +1,266 @@
+"""A proxy before an S3 server that does what networks and overloaded services do.
+
+Faults are given out by method and path, the first that matches wins and is used up::
+
+    with FaultProxy(server) as proxy:
+        proxy.add(reply(503, "SlowDown"), "PUT", times=3)
+
+``proxy.requests`` tells afterwards what arrived, and how much of it.
+"""
+
+import dataclasses
+import enum
+import http.client
+import http.server
+import re
+import socket
+import ssl
+import struct
+import threading
+from typing import Any
+
+from tests.support.certificates import make_certificates
+from tests.support.s3servers import S3Server
+
+STALL_SECONDS = 60  # nobody waits that long: the stall ends when the proxy is closed
+
+
+class Kind(enum.Enum):
+    REPLY_EARLY = enum.auto()  # before the body is sent
+    REPLY_LATE = enum.auto()  # after the body, which goes nowhere
+    RESET = enum.auto()  # after `at` bytes of the body
+    STALL = enum.auto()  # the same, but the line stays open and silent
+    LOST_REPLY = enum.auto()  # the server did it, the answer never arrives
+    CORRUPT_UPLOAD = enum.auto()  # one bit at `at`
+    CORRUPT_DOWNLOAD = enum.auto()
+    TRUNCATE_DOWNLOAD = enum.auto()  # the line breaks after `at` bytes
+    STALL_DOWNLOAD = enum.auto()  # the line falls silent after `at` bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    kind: Kind
+    at: int = 0
+    status: int = 503
+    code: str = "SlowDown"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def reply(status: int, code: str, *, late: bool = False, **headers: str) -> Fault:
+    """Answer with an error of our own; ``retry_after="3"`` becomes a header Retry-After."""
+    named = tuple((name.replace("_", "-").title(), value) for name, value in headers.items())
+    return Fault(Kind.REPLY_LATE if late else Kind.REPLY_EARLY, 0, status, code, named)
+
+
+@dataclasses.dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    fault: Fault | None
+    body_bytes: int = 0
+
+
+@dataclasses.dataclass
+class _Rule:
+    fault: Fault
+    method: str
+    path: str
+    times: int
+    skip: int
+
+
+class FaultProxy:
+    """Listens on loopback with a certificate of its own and forwards to ``server``."""
+
+    def __init__(self, server: S3Server) -> None:
+        made = make_certificates(server.home / "proxy")
+        self.ca = made.ca
+        self.requests: list[Request] = []
+        self.closing = threading.Event()
+        self.upstream_host = server.host
+        self.upstream_tls = ssl.create_default_context(cafile=str(server.ca))
+        self._rules: list[_Rule] = []
+        self._lock = threading.Lock()
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(made.certificate, made.key)
+        self._listener = _Listener(("127.0.0.1", 0), _Handler)
+        self._listener.proxy = self
+        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"https://127.0.0.1:{self._listener.server_address[1]}"
+
+    def add(
+        self, fault: Fault, method: str, path: str = "", *, times: int = 1, skip: int = 0
+    ) -> None:
+        """Give ``fault`` to the next ``times`` requests after ``skip``; ``path`` is a regex."""
+        with self._lock:
+            self._rules.append(_Rule(fault, method, path, times, skip))
+
+    def admit(self, request: Request) -> None:
+        """Note a request and decide its fault."""
+        with self._lock:
+            self.requests.append(request)
+            for rule in self._rules:
+                if rule.method != request.method or not re.search(rule.path, request.path):
+                    continue
+                if rule.skip > 0:
+                    rule.skip -= 1
+                elif rule.times > 0:
+                    rule.times -= 1
+                    request.fault = rule.fault
+                    return
+
+    def __enter__(self) -> "FaultProxy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._listener.shutdown()
+        self._listener.server_close()
+        self._thread.join()
+
+
+class _Listener(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    proxy: FaultProxy
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent: broken lines are what this is for."""
+
+
+class _Broken(ConnectionError):
+    """The line to the client is to be broken."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Listener
+
+    def setup(self) -> None:
+        self.request = self.server.proxy.tls.wrap_socket(self.request, server_side=True)
+        self._upstream: http.client.HTTPSConnection | None = None
+        self._seen: Request | None = None
+        super().setup()
+
+    def finish(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
+        try:
+            super().finish()
+        except OSError:
+            pass
+        finally:
+            self.request.close()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing; ``FaultProxy.requests`` is the log."""
+
+    def handle_expect_100(self) -> bool:
+        fault = self._admit().fault
+        if fault is not None and fault.kind is Kind.REPLY_EARLY:
+            self._reply(fault)
+            self._seen = None
+            return False
+        return super().handle_expect_100()
+
+    def do_GET(self) -> None:
+        try:
+            self._serve(self._admit())
+        except _Broken:
+            self._break()
+        finally:
+            self._seen = None
+
+    do_PUT = do_HEAD = do_DELETE = do_POST = do_GET
+
+    def _admit(self) -> Request:
+        if self._seen is None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._seen = Request(self.command, self.path, headers, None)
+            self.server.proxy.admit(self._seen)
+        return self._seen
+
+    def _serve(self, request: Request) -> None:
+        fault = request.fault
+        body = self._read_body(request)
+        if fault is not None and fault.kind in (Kind.REPLY_EARLY, Kind.REPLY_LATE):
+            self._reply(fault)
+            return
+        if fault is not None and fault.kind is Kind.CORRUPT_UPLOAD:
+            body[fault.at] ^= 1
+        status, headers, answer = self._forward(bytes(body))
+        if fault is not None and fault.kind is Kind.LOST_REPLY:
+            raise _Broken
+        if fault is not None and fault.kind is Kind.CORRUPT_DOWNLOAD:
+            answer[fault.at] ^= 1
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if fault is not None and fault.kind in (Kind.TRUNCATE_DOWNLOAD, Kind.STALL_DOWNLOAD):
+            self.wfile.write(answer[: fault.at])
+            self.wfile.flush()
+            if fault.kind is Kind.STALL_DOWNLOAD:
+                self.server.proxy.closing.wait(STALL_SECONDS)
+            raise _Broken
+        self.wfile.write(answer)
+
+    def _read_body(self, request: Request) -> bytearray:
+        left = int(request.headers.get("content-length", 0))
+        fault = request.fault
+        stops = fault is not None and fault.kind in (Kind.RESET, Kind.STALL)
+        body = bytearray()
+        while left or stops:
+            if fault is not None and stops and len(body) >= fault.at:
+                if fault.kind is Kind.STALL:
+                    self.server.proxy.closing.wait(STALL_SECONDS)
+                raise _Broken
+            part = self.rfile.read(min(left, 1 << 16))
+            if not part:
+                raise _Broken
+            body += part
+            left -= len(part)
+            request.body_bytes = len(body)
+        return body
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytearray]:
+        if self._upstream is None:
+            proxy = self.server.proxy
+            self._upstream = http.client.HTTPSConnection(
+                proxy.upstream_host, context=proxy.upstream_tls, timeout=30
+            )
+        self._upstream.putrequest(
+            self.command, self.path, skip_host=True, skip_accept_encoding=True
+        )
+        for name, value in self.headers.items():
+            if name.lower() not in ("expect", "connection"):
+                self._upstream.putheader(name, value)
+        self._upstream.endheaders(body or None)
+        answer = self._upstream.getresponse()
+        content = bytearray(answer.read())
+        hop = ("connection", "transfer-encoding", "keep-alive")
+        headers = [(n, v) for n, v in answer.getheaders() if n.lower() not in hop]
+        if answer.getheader("content-length") is None and answer.status != 204:
+            headers.append(("Content-Length", str(len(content))))
+        return answer.status, headers, content
+
+    def _reply(self, fault: Fault) -> None:
+        body = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
+        self.send_response_only(fault.status)
+        for name, value in (*fault.headers, ("Content-Type", "application/xml")):
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _break(self) -> None:
+        """Close with a reset instead of a farewell."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.connection.close()
