@@ -32,10 +32,9 @@ test: $(READY) ## run every test (with ARGS: only those), say what was left out,
 	@$(BIN)/python .ci/verdict.py $(ARGS)
 
 lint: $(READY) ## check format, style, types, and which room imports which
-	@echo "== format (ruff)" && $(BIN)/ruff format --check .
-	@echo "== style (ruff)" && $(BIN)/ruff check .
-	@echo "== types (mypy)" && $(BIN)/mypy
-	@echo "== imports (import-linter)" && $(BIN)/lint-imports --no-cache
+	@failed=; check() { echo "== $$*"; "$(BIN)/$$@" || failed="$$failed, $$*"; }; \
+	    check ruff format --check . ; check ruff check . ; check mypy ; check lint-imports --no-cache ; \
+	    if [ -n "$$failed" ]; then echo; echo "Verdict: NOT GOOD (see above):$${failed#,}."; exit 1; fi
 	@echo && echo "Verdict: GOOD: format, style, types and imports are clean."
 
 format: $(READY) ## format the code and mend what ruff can mend
