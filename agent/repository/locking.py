@@ -2,7 +2,9 @@
 
 The rule guarded here: whoever holds a ``HeldLock`` calls ``check`` before each write. If the lock
 could not be refreshed for 22.5 minutes, or somebody removed it, others may act as if we were dead,
-so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16).
+so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16). Before
+what makes packs count, an index or the snapshot, it is ``prove``: a young lock, since one write
+may take as long as its retries do, and others take a lock of 30 minutes for left behind.
 """
 
 import contextlib
@@ -14,8 +16,9 @@ import threading
 import time
 from typing import Protocol
 
-from agent.cancel import NEVER, CancelToken
+from agent.cancel import CancelToken
 from agent.errors import (
+    Canceled,
     LockLost,
     MalformedData,
     ObjectMissing,
@@ -29,6 +32,10 @@ from agent.repository.zone import local_zone
 REFRESH_SECONDS = 5 * 60
 RETRY_REFRESH_SECONDS = 30
 LOST_AFTER_SECONDS = 22.5 * 60
+YOUNG_SECONDS = 7.5 * 60
+"""A write begun under a lock this young ends, with 15 min of retries, within 22.5 minutes."""
+
+REMOVE_SECONDS = 30.0
 SETTLE_SECONDS = 0.2
 """How long to wait before looking again for somebody who locked at the same moment."""
 
@@ -87,20 +94,22 @@ class HeldLock:
         self._name = ""
         self._proven_at = 0.0
         self._lost = ""
+        self._leftovers: list[str] = []  # names of ours that may still be there
+        self._refreshing = threading.Lock()
         self._stop = threading.Event()
+        self._ending = CancelToken()
         self._thread = threading.Thread(target=self._keep, name="lock-refresh", daemon=True)
 
     def acquire(self, cancel: CancelToken) -> None:
         """Take the lock once; raise ``RepositoryLocked`` naming who forbids it."""
         self._refuse_conflicts(self._others(cancel))
-        self._name = self._write(cancel)
         try:
+            self._write(cancel)
             self._clock.pause(cancel, SETTLE_SECONDS)
             self._refuse_conflicts(self._others(cancel))
         except BaseException:
-            self._objects.remove(Folder.LOCKS, self._name)
+            self._remove_all()
             raise
-        self._proven_at = self._clock.running_seconds()
         self._thread.start()
 
     def acquire_within(self, seconds: float, cancel: CancelToken) -> None:
@@ -111,9 +120,10 @@ class HeldLock:
             try:
                 return self.acquire(cancel)
             except RepositoryLocked as error:
-                wait = _LOCK_WAITS[min(attempt, len(_LOCK_WAITS) - 1)]
-                if self._clock.running_seconds() + wait > end:
+                left = end - self._clock.running_seconds()
+                if left <= 0:
                     raise
+                wait = min(left, _LOCK_WAITS[min(attempt, len(_LOCK_WAITS) - 1)])
                 log.info("waiting for the repository: %s", error)
                 self._clock.pause(cancel, wait)
                 attempt += 1
@@ -131,18 +141,52 @@ class HeldLock:
     def release(self) -> None:
         """Give the lock back; a storage that does not answer only leaves a stale lock behind."""
         self._stop.set()
+        self._ending.cancel("the lock is given back")
         if self._thread.ident is not None:
             self._thread.join()
-        try:
-            self._objects.remove(Folder.LOCKS, self._name)
-        except StorageError as error:
-            log.warning("the lock %s stays behind: %s", self._name, error)
+        self._remove_all()
+
+    def prove(self) -> None:
+        """Refresh the lock unless it is young; raises ``LockLost`` and the storage's errors."""
+        self.check()
+        if self._age() > YOUNG_SECONDS:
+            self.refresh()
 
     def _age(self) -> float:
         return self._clock.running_seconds() - self._proven_at
 
-    def _write(self, cancel: CancelToken) -> str:
-        lock = Lock(
+    def _remove_all(self) -> None:
+        """Remove every lock of ours, with patience for seconds only: the run is over."""
+        patience = CancelToken()
+        timer = threading.Timer(
+            REMOVE_SECONDS, patience.cancel, [f"no answer for {REMOVE_SECONDS} s"]
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            for name in filter(None, (*self._leftovers, self._name)):
+                self._objects.remove(Folder.LOCKS, name, cancel=patience)
+        except (StorageError, Canceled) as error:
+            log.warning(
+                "a lock stays behind in %s: %s; `restic unlock` removes it when it is 30 min old",
+                self._objects.storage.place,
+                error,
+            )
+        finally:
+            timer.cancel()
+
+    def _write(self, cancel: CancelToken) -> None:
+        """Store a lock that is as old as this call; one that failed may be there all the same."""
+        began = self._clock.running_seconds()
+        file = self._objects.seal(encode_lock(self._content(), local_zone))
+        self._leftovers.append(file.name)
+        self._objects.put(Folder.LOCKS, file, cancel=cancel)
+        self._leftovers.remove(file.name)
+        self._name = file.name
+        self._proven_at = began
+
+    def _content(self) -> Lock:
+        return Lock(
             time_ns=self._clock.now_ns(),
             exclusive=self._exclusive,
             hostname=socket.gethostname(),
@@ -151,7 +195,6 @@ class HeldLock:
             uid=os.getuid(),
             gid=os.getgid(),
         )
-        return self._objects.save(Folder.LOCKS, encode_lock(lock, local_zone), cancel=cancel)
 
     def _refuse_conflicts(self, others: dict[str, Lock]) -> None:
         bad = conflicting(others, self._exclusive)
@@ -191,21 +234,26 @@ class HeldLock:
             except LockLost as error:
                 log.error("%s", error)
                 return
+            except Canceled:
+                return
             except StorageError as error:
                 log.warning("the repository's lock could not be refreshed yet: %s", error)
                 wait = float(RETRY_REFRESH_SECONDS)
 
     def refresh(self) -> None:
         """Replace the lock by a younger one; raise ``LockLost`` if ours was taken away."""
-        self.check()
-        try:
-            self._objects.storage.size(file_key(Folder.LOCKS, self._name))
-        except ObjectMissing:
-            self._lost = "somebody removed it"
+        with self._refreshing:
             self.check()
-        old, self._name = self._name, self._write(NEVER)
-        self._proven_at = self._clock.running_seconds()
-        self._objects.remove(Folder.LOCKS, old)
+            old = self._name
+            try:
+                self._objects.storage.size(file_key(Folder.LOCKS, old), cancel=self._ending)
+            except ObjectMissing:
+                self._lost = "somebody removed it"
+                self.check()
+            self._write(self._ending)
+            self._leftovers.append(old)
+            self._objects.remove(Folder.LOCKS, old, cancel=self._ending)
+            self._leftovers.remove(old)
 
 
 def username() -> str:

@@ -8,6 +8,7 @@ import enum
 import hashlib
 import secrets
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from agent.cancel import NEVER, CancelToken
 from agent.errors import MalformedData
@@ -31,8 +32,7 @@ class Folder(enum.StrEnum):
 
 def pack_key(id: PackId) -> str:
     """Return the storage key of a pack."""
-    name = id.hex()
-    return f"{Folder.DATA}/{name[:2]}/{name}"
+    return _key(Folder.DATA, id.hex())
 
 
 def file_key(folder: Folder, name: str) -> str:
@@ -49,11 +49,15 @@ def names(storage: Storage, folder: Folder, cancel: CancelToken = NEVER) -> Iter
 def sizes(
     storage: Storage, folder: Folder, cancel: CancelToken = NEVER
 ) -> Iterator[tuple[str, int]]:
-    """Yield (id, size in bytes) of every file in a folder."""
+    """Yield (id, size in bytes) of every file that lies where it belongs."""
     for key, size in storage.list(f"{folder}/", cancel=cancel):
         name = key.rpartition("/")[2]
-        if is_object_name(name):
+        if is_object_name(name) and key == _key(folder, name):
             yield name, size
+
+
+def _key(folder: Folder, name: str) -> str:
+    return f"{folder}/{name[:2]}/{name}" if folder is Folder.DATA else file_key(folder, name)
 
 
 def fresh_iv() -> bytes:
@@ -61,6 +65,18 @@ def fresh_iv() -> bytes:
     while not any(iv := secrets.token_bytes(IV_SIZE)):
         pass
     return iv
+
+
+class SealedFile(NamedTuple):
+    """A file that is ready to be stored; ``digest`` is the SHA-256 that names it."""
+
+    digest: bytes
+    stored: bytearray
+
+    @property
+    def name(self) -> str:
+        """Return the file's id."""
+        return self.digest.hex()
 
 
 class Objects:
@@ -78,13 +94,21 @@ class Objects:
             raise MalformedData(what, "its content does not match its name")
         return unwrap(self.key.unseal(stored, what), what)
 
+    def seal(self, json: bytes) -> SealedFile:
+        """Return JSON as it will be stored."""
+        stored = self.key.seal(fresh_iv(), wrap(json))
+        return SealedFile(hashlib.sha256(stored).digest(), stored)
+
+    def put(self, folder: Folder, file: SealedFile, *, cancel: CancelToken = NEVER) -> None:
+        """Store a sealed file."""
+        key = file_key(folder, file.name)
+        self.storage.put(key, file.stored, sha256=file.digest, cancel=cancel)
+
     def save(self, folder: Folder, json: bytes, *, cancel: CancelToken = NEVER) -> str:
         """Store JSON as a new file, and return its id."""
-        stored = self.key.seal(fresh_iv(), wrap(json))
-        digest = hashlib.sha256(stored)
-        name = digest.hexdigest()
-        self.storage.put(file_key(folder, name), stored, sha256=digest.digest(), cancel=cancel)
-        return name
+        file = self.seal(json)
+        self.put(folder, file, cancel=cancel)
+        return file.name
 
     def remove(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove a file; it may be gone already."""

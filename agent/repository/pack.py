@@ -22,7 +22,8 @@ _TRAILER = struct.Struct("<I")
 _ZSTD_FLAG = 2
 MAX_HEADER_BYTES = (16 << 20) - OVERHEAD
 MAX_ENTRIES = MAX_HEADER_BYTES // _ZSTD_ENTRY.size
-MAX_PACK_BYTES = (1 << 32) - 1
+MAX_BLOB_BYTES = (1 << 32) - (1 << 27)
+"""Offsets and lengths are 32 bits: what a pack below its target still takes, with its header."""
 
 
 class PackedBlob(msgspec.Struct, frozen=True):

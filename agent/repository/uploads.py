@@ -81,11 +81,12 @@ class Uploads:
         future.add_done_callback(self._done)
 
     def _done(self, future: concurrent.futures.Future[None]) -> None:
-        self._slots.release()
-        with self._state:
-            self._running.discard(future)
+        # The failure first: ``drain`` takes a pack that is no longer running for one that arrived.
         if not future.cancelled() and (error := future.exception()) is not None:
             self.fail(error)
+        with self._state:
+            self._running.discard(future)
+        self._slots.release()
 
     def _upload(self, pack: PackBuilder) -> None:
         self.check()
@@ -114,13 +115,19 @@ class Uploads:
     def _write_index(self, packs: Packs) -> None:
         if not packs:
             return
-        self._lock.check()
-        self._objects.save(Folder.INDEX, encode_index(packs))
+        try:
+            self._lock.prove()
+            self._objects.save(Folder.INDEX, encode_index(packs))
+        except BaseException:
+            with self._state:  # ``close`` tries once more
+                self._arrived += packs
+            raise
         self.on_index(packs)
 
     def drain(self) -> None:
         """Wait until everything sent has arrived, and write the index; raise what failed."""
         while True:
+            self.check()
             with self._state:
                 waiting = list(self._running)
             if not waiting:

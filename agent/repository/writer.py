@@ -1,7 +1,8 @@
 """The writer: blobs in, packs and index files out, and a snapshot as the last thing.
 
 Write order is a scope. ``with repository.writing(lock, ...) as writer``: packs are durable
-before an index names them, and indexes before the snapshot does. Leaving the scope without ``finish`` leaves packs and indexes that the next run uses, never a snapshot.
+before an index names them, and indexes before the snapshot does. Leaving the scope without
+``finish`` leaves packs and indexes that the next run uses, never a snapshot.
 
 A blob is stored once by one writer: the first thread that brings it claims it, the others rely
 on that, and if the first one fails so does the run. Two packs of a type are open at a time and a
@@ -17,13 +18,14 @@ from collections.abc import Sequence
 
 from agent.cancel import CancelToken
 from agent.entry import Entry
+from agent.errors import RepositoryError
 from agent.monitor import Monitor
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import Packs
 from agent.repository.indexview import IndexView
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects
-from agent.repository.pack import TARGET_BYTES, PackBuilder
+from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
 from agent.repository.reader import BlobReader
 from agent.repository.sealing import DEFAULT_LEVEL, Sealer
 from agent.repository.snapshot import Snapshot, encode_snapshot
@@ -92,7 +94,7 @@ class _OpenPacks:
         with self._lock:
             left = [pack for pack in self._packs if pack.blobs]
             self._packs = [PackBuilder(self._type) for _ in range(OPEN_PACKS)]
-        if len(left) > 1 and sum(len(pack.body) for pack in left) < TARGET_BYTES:
+        if len(left) > 1 and _fit_together(left):
             first, *rest = left
             for pack in rest:
                 for blob in pack.blobs:
@@ -101,6 +103,11 @@ class _OpenPacks:
             left = [first]
         for pack in left:
             self._uploads.send(pack)
+
+
+def _fit_together(packs: list[PackBuilder]) -> bool:
+    size = sum(len(pack.body) for pack in packs)
+    return size < TARGET_BYTES and sum(len(pack.blobs) for pack in packs) <= MAX_ENTRIES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,8 +163,8 @@ class Writer:
         for packs in self._open.values():
             packs.flush()
         self._uploads.drain()
-        self._session.lock.check()
         self._session.cancel.check()
+        self._session.lock.prove()
         json = encode_snapshot(snapshot, local_zone)
         return self._session.objects.save(Folder.SNAPSHOTS, json)
 
@@ -167,6 +174,11 @@ class Writer:
 
     def _store(self, type: BlobType, data: bytes) -> BlobId:
         self._uploads.check()
+        if len(data) > MAX_BLOB_BYTES:
+            raise RepositoryError(
+                f"a {type.word} blob of {len(data)} bytes does not fit into a pack, which ends at"
+                " 4 GiB; a directory of so many entries has to be excluded or split"
+            )
         id = BlobId(hashlib.sha256(data).digest())
         if not self._known.claim(type, id):
             return id
