@@ -11,6 +11,7 @@ import msgspec
 from agent.errors import MalformedData
 from agent.repository.crypto import OVERHEAD
 from agent.repository.identity import BlobId, BlobType, PackId, is_object_name
+from agent.repository.node import read_json
 from agent.repository.pack import PackedBlob
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -26,7 +27,7 @@ class _Blob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class _Pack(msgspec.Struct, frozen=True):
     id: str
-    blobs: list[_Blob] | None
+    blobs: list[_Blob] | None = None
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class _Index(msgspec.Struct, frozen=True):
 Packs = list[tuple[PackId, list[PackedBlob]]]
 """The content of one index file."""
 
-_DECODER = msgspec.json.Decoder(_Index)
+_decoder = msgspec.json.Decoder(_Index)
 _TYPES = {type.word: type for type in BlobType}
 
 
@@ -59,10 +60,7 @@ def encode_index(packs: Packs) -> bytes:
 
 def decode_index(json: bytes, what: str) -> Packs:
     """Parse an index file; raise ``MalformedData`` naming ``what``."""
-    try:
-        index = _DECODER.decode(json)
-    except msgspec.DecodeError as error:
-        raise MalformedData(what, str(error)) from None
+    index = read_json(_decoder, json, what)
     return [
         (PackId(_raw(pack.id, what)), [_packed(blob, what) for blob in pack.blobs or ()])
         for pack in index.packs or ()

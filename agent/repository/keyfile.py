@@ -11,6 +11,7 @@ import msgspec
 
 from agent.errors import MalformedData, WrongPassword
 from agent.repository.crypto import Key
+from agent.repository.node import read_json
 
 SALT_SIZE = 64
 DERIVED_SIZE = 64
@@ -31,6 +32,9 @@ class ScryptCost(msgspec.Struct, frozen=True):
 _MAX_MEMORY = 1 << 30
 """A key file must not make us allocate more than this; restic's own take 32 MiB."""
 
+_MAX_WORK = 1 << 26
+"""Nor work for minutes: N * r * p, of which a core does some 5 million a second."""
+
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -47,20 +51,24 @@ class _MasterKey(msgspec.Struct, frozen=True):
 class KeyFile(msgspec.Struct, frozen=True):
     """A key file as stored; bytes are base64 in its JSON."""
 
-    created: str
-    username: str
-    hostname: str
-    kdf: str
-    n: Annotated[int, msgspec.Meta(ge=2)] = msgspec.field(name="N")
+    created: str = ""
+    username: str = ""
+    hostname: str = ""
+    kdf: str = ""
+    n: Annotated[int, msgspec.Meta(ge=2)] = msgspec.field(name="N", default=2)
     r: _Positive = 1
     p: _Positive = 1
     salt: bytes = b""
     data: bytes = b""
 
 
+_key_file = msgspec.json.Decoder(KeyFile)
+_master_key = msgspec.json.Decoder(_MasterKey)
+
+
 def _derive(password: str, salt: bytes, cost: ScryptCost) -> Key:
     derived = hashlib.scrypt(
-        password.encode(),
+        password.encode(errors="surrogateescape"),  # the environment's bytes, as restic takes them
         salt=salt,
         n=cost.n,
         r=cost.r,
@@ -104,10 +112,7 @@ def encode_key(
 def decode_key(stored: bytes, name: str) -> KeyFile:
     """Parse a key file; raise ``MalformedData`` where restic would refuse it."""
     what = f"the key file keys/{name}"
-    try:
-        key = msgspec.json.decode(stored, type=KeyFile)
-    except msgspec.DecodeError as error:
-        raise MalformedData(what, str(error)) from None
+    key = read_json(_key_file, stored, what)
     if key.kdf != "scrypt":
         raise MalformedData(what, f"it uses {key.kdf!r}; only scrypt is known")
     if len(key.salt) != SALT_SIZE:
@@ -116,19 +121,21 @@ def decode_key(stored: bytes, name: str) -> KeyFile:
         raise MalformedData(what, f"scrypt's N is {key.n}, not a power of two")
     if ScryptCost(key.n, key.r, key.p).memory_bytes() > _MAX_MEMORY:
         raise MalformedData(what, f"scrypt's N={key.n}, r={key.r} need more than 1 GiB")
+    if key.n * key.r * key.p > _MAX_WORK:
+        raise MalformedData(what, f"scrypt's N={key.n}, r={key.r}, p={key.p} would take minutes")
     return key
 
 
 def open_key(key: KeyFile, password: str, name: str) -> Key:
     """Return the master key; raise ``WrongPassword`` if this key does not open with it."""
     what = f"the key file keys/{name}"
-    user_key = _derive(password, key.salt, ScryptCost(key.n, key.r, key.p))
+    try:
+        user_key = _derive(password, key.salt, ScryptCost(key.n, key.r, key.p))
+    except ValueError as error:  # parameters that scrypt itself refuses
+        raise MalformedData(what, str(error)) from None
     try:
         inner = user_key.unseal(key.data, what)
     except MalformedData:
         raise WrongPassword(f"{what} does not open with this password") from None
-    try:
-        master = msgspec.json.decode(inner, type=_MasterKey)
-    except msgspec.DecodeError as error:
-        raise MalformedData(what, str(error)) from None
+    master = read_json(_master_key, inner, what)
     return Key(master.encrypt, master.mac.k, master.mac.r)

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from agent.errors import MalformedData
+from agent.repository.node import read_json
 from agent.repository.times import Zone, format_time, parse_time
 
 STALE_SECONDS = 30 * 60
@@ -25,6 +26,9 @@ class _LockJson(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int = 0
     uid: _U32 = 0
     gid: _U32 = 0
+
+
+_decoder = msgspec.json.Decoder(_LockJson)
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +67,13 @@ def encode_lock(lock: Lock, zone: Zone) -> bytes:
 
 def decode_lock(json: bytes, what: str) -> Lock:
     """Parse a lock; raise ``MalformedData`` naming ``what``."""
+    raw = read_json(_decoder, json, what)
     try:
-        raw = msgspec.json.decode(json, type=_LockJson)
-    except msgspec.DecodeError as error:
-        raise MalformedData(what, str(error)) from None
+        time_ns = parse_time(raw.time)
+    except MalformedData as error:
+        raise MalformedData(what, error.reason) from error
     return Lock(
-        time_ns=parse_time(raw.time),
+        time_ns=time_ns,
         exclusive=raw.exclusive,
         hostname=raw.hostname,
         username=raw.username,

@@ -10,6 +10,7 @@ from agent.errors import MalformedData
 
 VERSION_ZSTD = 2
 _MAX_PLAIN = 1 << 30
+_STEP = 4 << 20
 
 
 def wrap(json: bytes) -> bytes:
@@ -32,9 +33,13 @@ def inflate(compressed: bytes | memoryview, limit: int, what: str) -> bytes:
         stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
             compressed, read_across_frames=True
         )
-        plain = stream.read(limit + 1)
+        parts = [stream.read(min(limit + 1, _STEP))]
+        size = len(parts[0])
+        while parts[-1] and size <= limit:
+            parts.append(stream.read(min(limit + 1 - size, _STEP)))
+            size += len(parts[-1])
     except zstandard.ZstdError as error:
         raise MalformedData(what, f"zstd: {error}") from None
-    if len(plain) > limit:
+    if size > limit:
         raise MalformedData(what, f"it decompresses to more than {limit} bytes")
-    return plain
+    return b"".join(parts)
