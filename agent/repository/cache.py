@@ -7,10 +7,12 @@ cache costs time, never correctness; two processes may share it.
 """
 
 import contextlib
+import logging
 import mmap
 import os
 import secrets
 import struct
+import time
 from pathlib import Path
 
 import xxhash
@@ -21,21 +23,30 @@ from agent.repository.table import Table
 _MAGIC = b"podlift table 1\n"
 _SEAL_SIZE = 16
 _SIZES = struct.Struct("<4Q")
+_UNFINISHED_SECONDS = 3600
 _TAG_NAME = "CACHEDIR.TAG"
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# Made by podlift; may be deleted at any time.\n"
 )
 
 
+log = logging.getLogger(__name__)
+
+
 class Cache:
     """The cache of one repository, in ``root/<repository id>``."""
 
     def __init__(self, root: Path, repository_id: str) -> None:
+        """Make the directories; where that fails there is no cache, and a warning says so."""
         self._folder = root / repository_id / "index"
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         tag = root / _TAG_NAME
-        if not tag.exists():
-            tag.write_text(_TAG)
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not tag.exists():
+                tag.write_text(_TAG)
+        except OSError as error:
+            log.warning("no index is cached in %s, so each run fetches all: %s", root, error)
 
     def load(self, index_id: str) -> list[Table] | None:
         """Return the tables of an index file, or None if they are not (or no longer) here."""
@@ -69,10 +80,13 @@ class Cache:
                 temporary.unlink()
 
     def keep_only(self, index_ids: set[str]) -> None:
-        """Drop what belongs to index files that the repository no longer has."""
+        """Drop what belongs to index files that are no more, and what a crash left half-written."""
+        left_behind = time.time() - _UNFINISHED_SECONDS
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                if is_object_name(path.name) and path.name not in index_ids:
+                if path.name in index_ids:
+                    continue
+                if is_object_name(path.name) or path.stat().st_mtime < left_behind:
                     path.unlink(missing_ok=True)
 
 

@@ -87,23 +87,27 @@ def _master_key(storage: Storage, password: str, cancel: CancelToken) -> Key:
 def _first_that_opens(
     storage: Storage, found: list[str], password: str, cancel: CancelToken
 ) -> Key:
-    damaged: MalformedData | None = None
+    damaged: list[MalformedData] = []
+    refused = 0
     for name in found[:MAX_KEYS]:
-        stored = storage.get(file_key(Folder.KEYS, name), cancel=cancel)
         try:
+            stored = storage.get(file_key(Folder.KEYS, name), cancel=cancel)
             if hashlib.sha256(stored).hexdigest() != name:
                 raise MalformedData(f"the key file keys/{name}", "it does not match its name")
             return open_key(decode_key(stored, name), password, name)
+        except ObjectMissing:
+            continue  # removed since it was listed
         except WrongPassword:
-            continue
+            refused += 1
         except MalformedData as error:
-            damaged = error
+            damaged.append(error)
             log.warning("%s", error)
-    if damaged is not None:
-        raise damaged
+    if damaged and not refused:
+        raise damaged[0]
     raise WrongPassword(
-        f"the password opens none of the {len(found)} keys of {storage.place}; check the"
+        f"the password opens none of the {refused} keys of {storage.place}; check the"
         " password file, PODLIFT_PASSWORD or the Secret velero-repo-credentials"
+        + (f" ({len(damaged)} more are damaged)" if damaged else "")
     )
 
 
@@ -123,8 +127,6 @@ def create_repository(
         VERSION, secrets.token_hex(32), f"{generate_polynomial(secrets.token_bytes):x}"
     )
     sealed = bytes(key.seal(fresh_iv(), encode_config(config)))
-    if not storage.put_new(CONFIG_KEY, sealed, cancel=cancel):
-        raise _exists(storage)
     stored = encode_key(
         password,
         key,
@@ -134,7 +136,9 @@ def create_repository(
     )
     digest = hashlib.sha256(stored)
     key_file = file_key(Folder.KEYS, digest.hexdigest())
-    storage.put(key_file, stored, sha256=digest.digest(), cancel=cancel)
+    if not storage.put_new(CONFIG_KEY, sealed, cancel=cancel):
+        raise _exists(storage)
+    storage.put(key_file, stored, sha256=digest.digest())  # a config without it is of no use
 
 
 def _refuse_existing(storage: Storage, cancel: CancelToken) -> None:

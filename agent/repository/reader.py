@@ -10,7 +10,7 @@ import threading
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
-from agent.errors import DamagedBlob, MalformedData, ObjectMissing
+from agent.errors import DamagedBlob, MalformedData, ObjectMissing, StorageError
 from agent.repository.crypto import Key
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
@@ -53,15 +53,35 @@ class BlobReader:
         self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
 
     def load(self, type: BlobType, id: BlobId) -> bytes:
-        """Return a blob's plaintext, from any pack that holds it intact; raise ``DamagedBlob``."""
-        failure: Exception | None = None
+        """Return a blob's plaintext, from any pack that holds it intact.
+
+        Raises ``DamagedBlob``, or the storage's error if that is what kept a pack from being read.
+        """
+        damage: list[str] = []
+        unread: StorageError | None = None
         for place in self._view.find(type, id):
             try:
                 return open_blob(self._key, self._sealed(place), place.blob)
             except (DamagedBlob, ObjectMissing) as error:
-                failure = DamagedBlob(f"{error} (pack {place.pack.hex()})")
-        assert failure is not None
-        raise failure
+                damage.append(f"{error} (pack {place.pack.hex()})")
+            except StorageError as error:
+                if self._too_short(place):
+                    damage.append(f"pack {place.pack.hex()} is cut short")
+                else:
+                    unread = error
+        if unread is not None:
+            raise unread
+        raise DamagedBlob(
+            f"{'; '.join(damage)}. `restic repair packs` and a new backup mend what still can be"
+        )
+
+    def _too_short(self, place: Found) -> bool:
+        """Tell whether a pack ends before its blob does; a storage cannot say so by its error."""
+        try:
+            size = self._storage.size(pack_key(place.pack), cancel=self._cancel)
+        except StorageError:
+            return False
+        return size < place.blob.offset + place.blob.length
 
     def load_tree(self, id: bytes) -> list[Entry]:
         """Return the entries of a directory; raises ``DamagedBlob`` or ``MalformedData``."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
-from agent.errors import ObjectMissing, RepositoryError, StorageError, UsageError
+from agent.errors import MalformedData, ObjectMissing, RepositoryError, StorageError, UsageError
 from agent.monitor import Monitor
 from agent.repository.cache import Cache
 from agent.repository.identity import BlobId, BlobType
@@ -57,16 +57,31 @@ class Repository:
         """Return what an operator would call this repository."""
         return self.objects.storage.place
 
-    def snapshots(self, cancel: CancelToken = NEVER) -> list[Snapshot]:
-        """Return all snapshots, oldest first; raise ``MalformedData`` for a damaged one."""
-        found = names(self.objects.storage, Folder.SNAPSHOTS, cancel)
-        loaded = _in_parallel(lambda name: self._snapshot_if_there(name, cancel), found)
+    def snapshots(
+        self, cancel: CancelToken = NEVER, refused: list[MalformedData] | None = None
+    ) -> list[Snapshot]:
+        """Return all snapshots, oldest first.
+
+        A damaged one raises ``MalformedData``, or is left out if a list in ``refused`` takes
+        its error.
+        """
+
+        def load(name: str) -> Snapshot | None:
+            try:
+                return self._load_snapshot(name, cancel)
+            except ObjectMissing:
+                return None
+            except MalformedData as error:
+                if refused is None:
+                    raise
+                refused.append(error)
+                return None
+
+        loaded = _in_parallel(load, names(self.objects.storage, Folder.SNAPSHOTS, cancel))
         return sorted((s for s in loaded if s is not None), key=lambda s: s.time_ns)
 
-    def _snapshot_if_there(self, name: str, cancel: CancelToken) -> Snapshot | None:
-        with contextlib.suppress(ObjectMissing):
-            return decode_snapshot(self.objects.load(Folder.SNAPSHOTS, name, cancel=cancel), name)
-        return None
+    def _load_snapshot(self, name: str, cancel: CancelToken) -> Snapshot:
+        return decode_snapshot(self.objects.load(Folder.SNAPSHOTS, name, cancel=cancel), name)
 
     def snapshot(self, wanted: str, cancel: CancelToken = NEVER) -> Snapshot:
         """Return the snapshot named by an id, a unique beginning of one, or ``latest``."""
@@ -83,9 +98,7 @@ class Repository:
                 f"{wanted!r} names {len(found) or 'no'} snapshots of {self.place};"
                 " `podlift snapshots` lists them"
             )
-        return decode_snapshot(
-            self.objects.load(Folder.SNAPSHOTS, found[0], cancel=cancel), found[0]
-        )
+        return self._load_snapshot(found[0], cancel)
 
     def load_index(self, cancel: CancelToken = NEVER) -> IndexView:
         """Read every index file, from the cache where it is there."""

@@ -1,12 +1,14 @@
 """One backup from beginning to end: lock, parent, pipeline, snapshot."""
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agent import __version__
 from agent.cancel import CancelToken
+from agent.errors import MalformedData
 from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
 from agent.repository.repository import Repository
@@ -15,6 +17,8 @@ from agent.transfer.backup import Source, back_up
 from agent.transfer.parent import tagged
 from agent.volume.exclude import Exclude
 from agent.volume.reader import Volume
+
+log = logging.getLogger(__name__)
 
 ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
 """Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
@@ -64,7 +68,7 @@ def run_backup(
         ) as lock,
     ):
         # snapshots before the index: what they name is then in the index that is read next
-        parent = request.choose_parent(repository.snapshots(cancel), started_ns)
+        parent = request.choose_parent(_snapshots(repository, cancel), started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
         with repository.writing(lock, monitor, cancel) as writer:
             tree = back_up(source, writer, monitor, cancel)
@@ -76,6 +80,15 @@ def run_backup(
         monitor.counters,
         (time.time_ns() - started_ns) / 1e9,
     )
+
+
+def _snapshots(repository: Repository, cancel: CancelToken) -> list[Snapshot]:
+    """Return the snapshots that can be read: a damaged one is no reason to stop backing up."""
+    refused: list[MalformedData] = []
+    snapshots = repository.snapshots(cancel, refused)
+    for error in refused:
+        log.warning("not taken for a parent: %s; remove it with forget", error)
+    return snapshots
 
 
 def _summary(counters: Counters, started_ns: int) -> Summary:
