@@ -7,22 +7,22 @@ do the same (restic-format.md section 12.3). In a pod without ``TZ`` that is UTC
 import functools
 import time
 
-_QUARTER_SECONDS = 900
+_ODD_CHANGES_UNTIL = 94_694_400  # 1973-01-01; Liberia's clock was the last off the full minute
 
 
 def local_zone(unix_seconds: int) -> int:
     """Return the seconds east of UTC that local time has at an instant.
 
-    Since 1970 every zone changes its offset on quarters of an hour only, so those are remembered.
+    Since 1973 every zone changes its offset on full minutes only, so those are remembered.
     """
-    if unix_seconds < 0:
+    if unix_seconds < _ODD_CHANGES_UNTIL:
         return _offset(unix_seconds)
-    return _offset_of_quarter(unix_seconds // _QUARTER_SECONDS)
+    return _offset_of_minute(unix_seconds // 60)
 
 
 @functools.lru_cache(maxsize=16384)
-def _offset_of_quarter(quarter: int) -> int:
-    return _offset(quarter * _QUARTER_SECONDS)
+def _offset_of_minute(minute: int) -> int:
+    return _offset(minute * 60)
 
 
 def _offset(unix_seconds: int) -> int:
