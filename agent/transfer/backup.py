@@ -15,7 +15,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import msgspec
 
@@ -113,20 +113,24 @@ class _Backup:
         root = Folder(None, 0, None, None)
         subtree = source.parent_tree
         stack = [self._visit(source, root, source.volume.root, subtree)]
-        while stack:
-            self.run.check()
-            opened = next(stack[-1], None)
-            if opened is None:
-                stack.pop()
-            else:
-                folder, directory = opened
-                subtree = folder.earlier.subtree if folder.earlier is not None else None
-                stack.append(self._visit(source, folder, directory, subtree))
+        try:
+            while stack:
+                self.run.check()
+                opened = next(stack[-1], None)
+                if opened is None:
+                    stack.pop()
+                else:
+                    folder, directory = opened
+                    subtree = folder.earlier.subtree if folder.earlier is not None else None
+                    stack.append(self._visit(source, folder, directory, subtree))
+        finally:
+            for visit in stack:
+                visit.close()  # gives its directory back while the error is still on its way
         self._monitor.walk_finished()
 
     def _visit(
         self, source: Source, folder: Folder, directory: Directory, earlier_tree: bytes | None
-    ) -> Iterator[tuple[Folder, Directory]]:
+    ) -> Generator[tuple[Folder, Directory], None, None]:
         """Deal with one directory's entries, and yield its subdirectories, opened."""
         try:
             entries = self._list(source, folder, directory)
