@@ -193,7 +193,7 @@ def test_any_instant_at_all_has_a_text_that_can_be_read(ns: int, offset: int) ->
 @given(
     st.from_regex(
         r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9]"
-        r"([.,][0-9]{1,12})?(Z|[+-][0-2][0-9]:[0-6][0-9])",
+        r"([.,][0-9]{1,12})?(Z|[+-][0-2][0-9]:[0-5][0-9])",
         fullmatch=True,
     )
 )
@@ -208,8 +208,8 @@ def test_a_time_is_read_as_the_standard_library_reads_it(text: str) -> None:
     except MalformedData:
         assert moment is None
         return
-    if moment is None:  # Go alone knows the year 0, and offsets up to 24:60
-        assert text.startswith("0000") or text[-5:-3] == "24" or text.endswith(":60")
+    if moment is None:  # Go alone knows the year 0, and offsets of 24 hours
+        assert text.startswith("0000") or text[-5:-3] == "24"
     else:
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         assert ns // NANOSECONDS == (moment - epoch) // datetime.timedelta(seconds=1)
