@@ -359,3 +359,19 @@ def agent(**options: str | None) -> int:
     raise_descriptor_limit()
     settings.cache_dir.mkdir(parents=True, exist_ok=True)
     return asyncio.run(run_agent(settings, functools.partial(move, cache=settings.cache_dir)))
+
+
+@podlift.command()
+@click.option("--megabytes", default=510, help="Size of the sample volume in MiB. [510]")
+@click.option("--keep", is_flag=True, help="Keep the demo's folder, logs and files.")
+def demo(megabytes: int, keep: bool) -> int:
+    """Show the main job on this machine, on stand-ins for S3 and the API server.
+
+    Makes a sample volume in a new folder, runs the real agent on it, backs it up twice and
+    restores it, and says whether all of it held. Needs `pip install podlift[demo]`.
+    """
+    try:
+        from agent.demo.story import run
+    except ImportError as error:
+        raise UsageError(f"{error}; the demo needs: pip install 'podlift[demo]'") from None
+    return 0 if run(megabytes, keep) else EXIT_FAILED

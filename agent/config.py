@@ -132,6 +132,11 @@ def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     return Path(source.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podlift"
 
 
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment with changes, for a program of ours that we start."""
+    return {**os.environ, **changes}  # noqa: TID251  (this is that module)
+
+
 def _access(given: Mapping[str, str], source: Mapping[str, str]) -> ClusterAccess:
     return ClusterAccess(
         kubeconfig=_optional_path(given, "kubeconfig"),

@@ -5,9 +5,10 @@ are made that an agent's own requests could fail.
 """
 
 import base64
+import re
 from typing import Any
 
-from agent.demo.apiserver.refusal import Cause
+from agent.demo.apiserver.refusal import Cause, bad_request
 from agent.demo.apiserver.resource import Json, Resource, value_at
 
 NAMESPACES = Resource(
@@ -26,7 +27,7 @@ RESOURCES = [
     Resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),
     Resource(
         "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim",
-        has_status=True, short_names=("pvc",), required=("spec.accessModes",),
+        has_status=True, short_names=("pvc",), required=("spec.accessModes", "spec.resources.requests.storage"),
     ),
     Resource(
         "", "v1", "persistentvolumes", "PersistentVolume", False,
@@ -40,6 +41,22 @@ RESOURCES = [
     Resource("coordination.k8s.io", "v1", "leases", "Lease"),
 ]  # fmt: skip
 
+_MICRO_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|[+-]\d\d:\d\d)"
+_QUALIFIED_NAME = r"(?:[a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_NAME_RULE = (
+    "alphanumeric characters, '-', '_' or '.', with an optional DNS subdomain prefix and '/'"
+)
+_NO_SOURCES = {
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeMode",
+}
+"""What a PersistentVolume's spec may hold besides its one volume source."""
 _FIRST_STATUS: dict[str, Json] = {
     "pods": {"phase": "Pending"},
     "persistentvolumeclaims": {"phase": "Pending"},
@@ -49,11 +66,15 @@ _FIRST_STATUS: dict[str, Json] = {
 
 
 def admit(resource: Resource, obj: Json, *, creating: bool) -> Json:
-    """Return the object as a server would store it: defaults set, conveniences resolved."""
+    """Return the object as a server would store it; raises the 400 of what does not decode."""
     if creating and resource.plural in _FIRST_STATUS and not resource.group:
         obj = {**obj, "status": dict(_FIRST_STATUS[resource.plural])}
     if resource.id == ("", "secrets"):
         obj = _with_string_data(obj)
+        _check_base64(obj)
+    if resource.id == ("events.k8s.io", "events"):
+        _check_micro_time(obj.get("eventTime"))
+        _check_micro_time(value_at(obj, "series.lastObservedTime"))
     if resource.id == ("", "namespaces"):
         obj = {**obj, "spec": {"finalizers": ["kubernetes"]} | (obj.get("spec") or {})}
     return obj
@@ -77,34 +98,62 @@ def violations(resource: Resource, obj: Json) -> list[Cause]:
     ]
     if resource.id == ("events.k8s.io", "events"):
         causes += _event_violations(obj)
-    if resource.id == ("", "secrets"):
-        causes += _secret_violations(obj)
+    if resource.id == ("", "persistentvolumes") and not obj.get("spec", {}).keys() - _NO_SOURCES:
+        causes.append(
+            Cause("spec", "FieldValueRequired", "Required value: must specify a volume type")
+        )
     return causes
 
 
 def _event_violations(event: Json) -> list[Cause]:
-    required = ("eventTime", "reportingController", "reportingInstance", "action", "reason")
-    causes = [
-        Cause(field, "FieldValueRequired", "Required value")
-        for field in required
-        if not event.get(field)
-    ]
-    if len(str(event.get("note") or "").encode()) > EVENT_NOTE_BYTES:
-        message = f'Invalid value: "": can have at most {EVENT_NOTE_BYTES} characters'
-        causes.append(Cause("note", "FieldValueInvalid", message))
+    """Return what events.k8s.io/v1 refuses; it names the fields of core/v1 in doing so."""
+    if not event.get("eventTime"):
+        causes = [Cause("eventTime", "FieldValueRequired", "Required value")]
+    else:
+        causes = _new_event_violations(event)
+    if event.get("type") not in ("Normal", "Warning"):
+        message = f'Invalid value: "": has invalid value: {event.get("type", "")}'
+        causes.append(Cause("type", "FieldValueInvalid", message))
     return causes
 
 
-def _secret_violations(secret: Json) -> list[Cause]:
-    def broken(value: Any) -> bool:
+def _new_event_violations(event: Json) -> list[Cause]:
+    causes = []
+    about = (event.get("regarding") or {}).get("namespace")
+    if not about and event["metadata"].get("namespace") != "kube-system":
+        message = 'Invalid value: "": does not match event.namespace'
+        causes.append(Cause("involvedObject.namespace", "FieldValueInvalid", message))
+    causes += [
+        Cause(field, "FieldValueRequired", "Required value")
+        for field in ("reportingController", "reportingInstance", "action", "reason")
+        if not event.get(field)
+    ]
+    controller = event.get("reportingController")
+    if controller and not re.fullmatch(_QUALIFIED_NAME, str(controller)):
+        message = f'Invalid value: "{controller}": a qualified name must consist of ' + _NAME_RULE
+        causes.append(Cause("reportingController", "FieldValueInvalid", message))
+    if len(str(event.get("note") or "").encode()) > EVENT_NOTE_BYTES:
+        message = f'Invalid value: "": can have at most {EVENT_NOTE_BYTES} characters'
+        causes.append(Cause("message", "FieldValueInvalid", message))
+    return causes
+
+
+def _check_micro_time(value: Any) -> None:
+    """Raise the 400 of a time that is not written with exactly six decimals."""
+    if value and not re.fullmatch(_MICRO_TIME, str(value)):
+        raise bad_request(
+            'Event in version "v1" cannot be handled as a Event: parsing time '
+            f'"{value}" as "2006-01-02T15:04:05.000000Z07:00"'
+        )
+
+
+def _check_base64(secret: Json) -> None:
+    """Raise the 400 of a secret whose data are not base64."""
+    for value in (secret.get("data") or {}).values():
         try:
             base64.b64decode(value, validate=True)
-        except (TypeError, ValueError):
-            return True
-        return False
-
-    return [
-        Cause(f"data[{key}]", "FieldValueInvalid", "Invalid value: illegal base64 data")
-        for key, value in (secret.get("data") or {}).items()
-        if broken(value)
-    ]
+        except (TypeError, ValueError) as error:
+            raise bad_request(
+                'Secret in version "v1" cannot be handled as a Secret: decode base64: '
+                "illegal base64 data"
+            ) from error

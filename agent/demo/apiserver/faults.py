@@ -6,10 +6,12 @@ Methods may be called from any thread; those on watches act at once and return w
 
 import dataclasses
 import enum
+import json
 import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from agent.demo.apiserver.refusal import throttled
 from agent.demo.apiserver.store import Snapshot, Store
 
 
@@ -111,6 +113,13 @@ class Faults:
             "Content-Type": "text/plain; charset=utf-8",
         }
         body = b"Too many requests, please try again later.\n"
+        return self.add(Fault(Kind.ANSWER, method, path, times, 429, headers, body))
+
+    def initializing(self, times: int = 1, *, method: str = "", path: str = "") -> Fault:
+        """Answer 429 as a Status, as a fresh server does to the first requests for a type."""
+        refused = throttled(retry_after_seconds=1)
+        headers = {"Retry-After": "1", "Content-Type": "application/json"}
+        body = json.dumps(refused.status).encode()
         return self.add(Fault(Kind.ANSWER, method, path, times, 429, headers, body))
 
     def html_error(

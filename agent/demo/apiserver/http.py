@@ -16,7 +16,7 @@ from agent.demo.apiserver import discovery, patches, refusal
 from agent.demo.apiserver.faults import Fault, Faults, Kind
 from agent.demo.apiserver.pages import Pages
 from agent.demo.apiserver.pages import Wish as PageWish
-from agent.demo.apiserver.refusal import Refusal
+from agent.demo.apiserver.refusal import NoSuchPage, Refusal
 from agent.demo.apiserver.registry import Registry
 from agent.demo.apiserver.resource import Json, Resource
 from agent.demo.apiserver.selectors import Selector
@@ -74,7 +74,9 @@ class Api:
                     return await self._watch(request, target)
                 answer = self._act(request, target, body)
             else:
-                answer = _json(self._document(parts))
+                answer = self._document(parts)
+        except NoSuchPage:
+            answer = web.Response(status=404, text="404 page not found\n")
         except Refusal as refused:
             answer = _json(refused.status, refused.code, refused.retry_after_seconds)
         if fault is not None:
@@ -122,14 +124,17 @@ class Api:
             raise refusal.unauthorized()
         return parts
 
-    def _document(self, parts: list[str]) -> Json:
-        """Return one of the documents that are not about objects; raises the 404."""
+    def _document(self, parts: list[str]) -> web.Response:
+        """Return one of the documents that are not about objects; raises a 404."""
+        if parts[0] in HEALTH:
+            return web.Response(text="ok")
+        return _json(self._discovery(parts))
+
+    def _discovery(self, parts: list[str]) -> Json:
         resources = self._registry.all()
         match parts:
             case ["version"]:
                 return discovery.version()
-            case ["healthz" | "livez" | "readyz"]:
-                return {"status": "ok"}
             case ["api"]:
                 return discovery.core_versions()
             case ["apis"]:
@@ -148,7 +153,7 @@ class Api:
                 served = [r for r in resources if r.prefix == prefix]
                 if served:
                     return discovery.resource_list(served[0].api_version, served)
-        raise refusal.unknown_path()
+        raise NoSuchPage(f"nothing is served at /{'/'.join(parts)}")
 
     def _target(self, parts: list[str]) -> Target | None:
         """Return what a path below ``/api`` or ``/apis`` is about, or None for discovery."""
@@ -162,7 +167,7 @@ class Api:
         resource = self._registry.find("".join(group), version, rest[0])
         name, subresource = [*rest[1:], "", ""][:2]
         if len(rest) > 3 or bool(namespace) > resource.namespaced:
-            raise refusal.unknown_path()
+            raise NoSuchPage(f"nothing is served at /{'/'.join(parts)}")
         return Target(resource, namespace, name, subresource)
 
     def _act(self, request: web.Request, target: Target, body: bytes) -> web.Response:
@@ -171,6 +176,9 @@ class Api:
         if target.subresource:
             _check_subresource(target)
         mode = Mode("All" in request.query.getall("dryRun", []), _is_strict(request))
+        everywhere = target.resource.namespaced and not target.namespace
+        if everywhere and (target.name or request.method != "GET"):
+            raise refusal.method_not_allowed()
         match request.method, bool(target.name):
             case "GET", True:
                 return _json(self._writes.read(target))
@@ -199,7 +207,7 @@ class Api:
 
     def _list(self, request: web.Request, target: Target) -> Json:
         query = request.query
-        asked, current = _number(query.get("resourceVersion", "")), self._store.version
+        asked, current = _version(query.get("resourceVersion", "")), self._store.version
         if asked > current:
             raise refusal.version_in_the_future(asked, current)
         limit, resume = _number(query.get("limit", "")), query.get("continue", "")
@@ -220,7 +228,7 @@ class Api:
         self._check_rights(request, target)
         query = request.query
         version = query.get("resourceVersion", "")
-        _number(version)
+        _version(version)
         wish = WatchWish(
             target.resource,
             target.namespace,
@@ -267,7 +275,12 @@ def _change(request: web.Request, target: Target, body: bytes) -> Callable[[Json
     accepted = [JSON_PATCH, MERGE, *([] if target.resource.custom else [STRATEGIC])]
     if kind not in accepted:
         raise refusal.unsupported_patch([*accepted, APPLY])
-    patch = _parsed(body)
+    try:
+        patch = json.loads(body)
+    except ValueError as error:
+        raise refusal.internal("Invalid JSON Patch") from error
+    if kind == JSON_PATCH and not isinstance(patch, list):
+        raise refusal.bad_request("json: cannot unmarshal object into a list of operations")
     if kind != JSON_PATCH:
         return lambda current: patches.merge_patch(current, patch)
 
@@ -313,5 +326,15 @@ def _number(text: str) -> int:
     if not text:
         return 0
     if not text.isdecimal():
-        raise refusal.bad_request(f"strconv.ParseUint: parsing {json.dumps(text)}: invalid syntax")
+        raise refusal.bad_request(f"strconv.ParseInt: parsing {json.dumps(text)}: invalid syntax")
     return int(text)
+
+
+def _version(text: str) -> int:
+    if text and not text.isdecimal():
+        shown = json.dumps(text)
+        raise refusal.internal(
+            f"resourceVersion: Invalid value: {shown}: strconv.ParseUint: parsing {shown}: "
+            "invalid syntax"
+        )
+    return int(text or 0)

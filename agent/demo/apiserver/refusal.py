@@ -39,7 +39,7 @@ class Refusal(ClusterError):
             "metadata": metadata or {},
             "status": "Failure",
             "message": message,
-            "reason": reason,
+            **({"reason": reason} if reason else {}),
             **({"details": details} if details is not None else {}),
             "code": code,
         }
@@ -61,6 +61,10 @@ def unknown_path() -> Refusal:
     return Refusal(404, "NotFound", "the server could not find the requested resource", details={})
 
 
+class NoSuchPage(ClusterError):
+    """A path below ``/apis`` that nothing serves: 404 in plain text, not as a Status."""
+
+
 def not_found(resource: Resource, name: str) -> Refusal:
     """Return the 404 for an object, which is also the one for a subresource not served."""
     details = _details(name, resource.group, resource.plural)
@@ -79,30 +83,44 @@ MODIFIED = (
 )
 
 
-def conflict(resource: Resource, name: str, why: str = MODIFIED) -> Refusal:
-    """Return the 409 for a precondition that does not hold."""
-    details = _details(name, resource.group, resource.plural)
-    message = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {why}'
+def conflict(
+    resource: Resource, name: str, why: str = MODIFIED, *, by_kind: bool = False
+) -> Refusal:
+    """Return the 409 for a precondition that does not hold; deletions name it ``by_kind``."""
+    details = _details(name, resource.group, resource.kind if by_kind else resource.plural)
+    subject = resource.qualified_kind if by_kind else resource.qualified
+    message = f'Operation cannot be fulfilled on {subject} "{name}": {why}'
     return Refusal(409, "Conflict", message, details=details)
 
 
-def invalid(resource: Resource, name: str, causes: list[Cause]) -> Refusal:
-    """Return the 422 for an object that breaks its schema or a rule of its metadata."""
+def invalid(
+    resource: Resource, name: str, causes: list[Cause], *, by_plural: bool = False
+) -> Refusal:
+    """Return the 422 for an object that breaks its schema or a rule of its metadata.
+
+    The storage layer's own refusals name the resource, not the kind (``by_plural``).
+    """
     texts = [f"{cause.field}: {cause.message}" for cause in causes]
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     details = _details(
         name,
         resource.group,
-        resource.kind,
+        resource.plural if by_plural else resource.kind,
         causes=[{"reason": c.reason, "message": c.message, "field": c.field} for c in causes],
     )
-    message = f'{resource.qualified_kind} "{name}" is invalid: {listed}'
+    subject = resource.qualified if by_plural else resource.qualified_kind
+    message = f'{subject} "{name}" is invalid: {listed}'
     return Refusal(422, "Invalid", message, details=details)
 
 
 def bad_request(message: str) -> Refusal:
     """Return the 400 for a request that does not parse."""
     return Refusal(400, "BadRequest", message)
+
+
+def internal(message: str) -> Refusal:
+    """Return the 500 (without a reason) for what nobody thought of, such as a bad number."""
+    return Refusal(500, "", message)
 
 
 def method_not_allowed() -> Refusal:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from agent.demo.apiserver import core, velero
-from agent.demo.apiserver.refusal import unknown_path
+from agent.demo.apiserver.refusal import NoSuchPage, unknown_path
 from agent.demo.apiserver.resource import Resource, ResourceId
 
 
@@ -28,21 +28,15 @@ class Registry:
         resource = self._resources[velero.GROUP, plural]
         self.serve(dataclasses.replace(resource, selectable=tuple(paths)))
 
-    def withdraw(self, resource: ResourceId) -> None:
-        """Stop serving a resource."""
-        self._resources.pop(resource, None)
-
     def all(self) -> list[Resource]:
         """Return every resource in the order of its registration."""
         return list(self._resources.values())
 
-    def get(self, resource: ResourceId) -> Resource:
-        """Return a resource that is known to be served."""
-        return self._resources[resource]
-
     def find(self, group: str, version: str, plural: str) -> Resource:
-        """Return the resource of a path; raises the 404 of a path that names none."""
+        """Return the resource of a path; raises one of the two 404 of a path that names none."""
         resource = self._resources.get((group, plural))
         if resource is None or resource.version != version:
+            if group:
+                raise NoSuchPage(f"nothing is served at {group}/{version}/{plural}")
             raise unknown_path()
         return resource

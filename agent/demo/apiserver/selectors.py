@@ -70,10 +70,10 @@ def _field_predicates(resource: Resource, text: str) -> list[Predicate]:
     for term in filter(None, text.split(",")):
         parsed = re.fullmatch(r"\s*([^=!\s]+)\s*(==|=|!=)(.*)", term)
         if parsed is None:
-            raise bad_request(f"invalid selector: {term!r}; can't understand {term!r}")
+            raise bad_request(f"invalid selector: {text!r}; can't understand {term!r}")
         path, operator, value = parsed.groups()
         if path not in ("metadata.name", "metadata.namespace", *resource.selectable):
-            raise _unknown_field(resource, path, text)
+            raise _unknown_field(resource, path)
         found.append(_field_predicate(path, value.strip(), negated=operator == "!="))
     return found
 
@@ -82,11 +82,8 @@ def _field_predicate(path: str, value: str, *, negated: bool) -> Predicate:
     return lambda obj: (str(value_at(obj, path) or "") == value) is not negated
 
 
-def _unknown_field(resource: Resource, path: str, text: str) -> Exception:
-    if resource.custom:
+def _unknown_field(resource: Resource, path: str) -> Exception:
+    if resource.custom or resource.selectable:
         return bad_request(f"field label not supported: {path}")
-    named = f'{{"{resource.group}" "{resource.version}" "{resource.plural}"}}'
-    return bad_request(
-        f'Unable to find {named} that match label selector "", field selector "{text}": '
-        f"field label not supported: {path}"
-    )
+    known = '"metadata.name", "metadata.namespace"'
+    return bad_request(f'"{path}" is not a known field selector: only {known}')

@@ -139,7 +139,3 @@ class Store:
         self.version = snapshot.version
         self._objects = dict(snapshot.objects)
         self.compact()
-
-    def drop(self, resource: ResourceId) -> None:
-        """Remove every object of a resource that is no longer served, without events."""
-        self._objects = {k: v for k, v in self._objects.items() if k.resource != resource}

@@ -73,7 +73,7 @@ def definitions(version: str, *, status_subresource: bool) -> list[Resource]:
             ("pvr",) if short else (), has_status=status_subresource,
         ),
         _resource("backupstoragelocations", "BackupStorageLocation", _location(at), ("bsl",)),
-        _resource("backuprepositories", "BackupRepository", _repository(at)),
+        _resource("backuprepositories", "BackupRepository", _repository(at), ("repo",) if short else ()),
         _resource("backups", "Backup", _object(spec={PRESERVE: True}, status={PRESERVE: True})),
     ]  # fmt: skip
 
@@ -196,6 +196,9 @@ def _location(at: tuple[int, int]) -> Json:
 
 def _repository(at: tuple[int, int]) -> Json:
     """Return BackupRepository's schema (velero.md section 5.4)."""
+    items = {"type": "object", PRESERVE: True}
+    recent = {"recentMaintenance": {"type": "array", "items": items}} if at >= (1, 16) else {}
+    config = {"repositoryConfig": OPTIONAL_STRINGS} if at >= (1, 15) else {}
     required = ["backupStorageLocation", "maintenanceFrequency", "volumeNamespace"]
     if at < (1, 17):
         required.append("resticIdentifier")
@@ -207,12 +210,12 @@ def _repository(at: tuple[int, int]) -> Json:
             repositoryType=_choice(*FORMATS),
             resticIdentifier=STRING,
             maintenanceFrequency=STRING,
-            repositoryConfig=OPTIONAL_STRINGS,
+            **config,
         ),
         status=_object(
             phase=_choice("New", "Ready", "NotReady"),
             message=STRING,
             lastMaintenanceTime=TIME,
-            recentMaintenance={"type": "array", "items": {"type": "object", PRESERVE: True}},
+            **recent,
         ),
     )

@@ -5,6 +5,7 @@ between, so two writers of one object see each other's result, and the one whose
 ``metadata.resourceVersion`` is stale gets its 409.
 """
 
+import dataclasses
 import datetime
 import secrets
 import string
@@ -88,29 +89,34 @@ class Writes:
         obj = _enveloped(target.resource, body)
         current = self.read(target)
         metadata = obj.get("metadata") or {}
-        if metadata.get("name") != target.name:
-            raise refusal.bad_request(
-                f"the name of the object ({metadata.get('name', '')}) does not match "
-                f"the name on the URL ({target.name})"
-            )
+        _check_name(target, obj)
         if not metadata.get("resourceVersion") and target.resource.custom:
             message = "Invalid value: 0x0: must be specified for an update"
             cause = Cause("metadata.resourceVersion", "FieldValueInvalid", message)
-            raise refusal.invalid(target.resource, target.name, [cause])
+            raise refusal.invalid(target.resource, target.name, [cause], by_plural=True)
         uid, own = metadata.get("uid"), current["metadata"]["uid"]
         if uid and uid != own:
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {own}"
+            place = f"{target.resource.group}/{target.resource.plural}/{target.namespace}"
+            why = (
+                f"StorageError: invalid object, Code: 4, Key: /registry/{place}/{target.name}, "
+                "ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: "
+                f"UID in precondition: {uid}, UID in object meta: {own}"
+            )
             raise refusal.conflict(target.resource, target.name, why)
         return self._change(target, current, obj, mode)
 
     def patch(self, target: Target, change: Callable[[Json], Any], mode: Mode) -> Json:
         """Replace the object by what ``change`` makes of it."""
         current = self.read(target)
-        return self._change(target, current, _enveloped(target.resource, change(current)), mode)
+        wanted = _enveloped(target.resource, change(current))
+        _check_name(target, wanted)
+        return self._change(target, current, wanted, mode)
 
     def _change(self, target: Target, current: Json, wanted: Json, mode: Mode) -> Json:
         resource, old = target.resource, current["metadata"]
         version = (wanted.get("metadata") or {}).get("resourceVersion")
+        if version and not str(version).isdecimal():
+            raise refusal.internal(f'strconv.ParseUint: parsing "{version}": invalid syntax')
         if version and version != old["resourceVersion"]:
             raise refusal.conflict(resource, target.name)
         new = _divided(target, current, wanted)
@@ -183,7 +189,15 @@ def _enveloped(resource: Resource, body: Any) -> Json:
     kind, version = body.get("kind"), body.get("apiVersion")
     if resource.custom and (not kind or not version):
         lacking = "Kind" if not kind else "apiVersion"
-        raise refusal.bad_request(f"Object '{lacking}' is missing in the request's body")
+        raise refusal.bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a '
+            f"{resource.kind}: unmarshalerDecoder: Object '{lacking}' is missing"
+        )
+    if resource.custom and version == resource.api_version and kind != resource.kind:
+        message = f'Invalid value: "{kind}": must be {resource.kind}'
+        named = dataclasses.replace(resource, kind=str(kind))
+        name = (body.get("metadata") or {}).get("name", "")
+        raise refusal.invalid(named, name, [Cause("kind", "FieldValueInvalid", message)])
     if (kind or resource.kind) != resource.kind or (
         version or resource.api_version
     ) != resource.api_version:
@@ -198,13 +212,19 @@ def _enveloped(resource: Resource, body: Any) -> Json:
     return head | {key: value for key, value in body.items() if key not in head}
 
 
+def _check_name(target: Target, wanted: Json) -> None:
+    name = wanted["metadata"].get("name", "")
+    if name != target.name:
+        raise refusal.bad_request(
+            f"the name of the object ({name}) does not match the name on the URL ({target.name})"
+        )
+
+
 def _clean_metadata(obj: Json, target: Target) -> Json:
     """Return the metadata that a new object starts with; raises 400 or 422."""
     resource, given = target.resource, obj["metadata"]
     if given.get("resourceVersion"):
-        raise refusal.Refusal(
-            500, "InternalError", "resourceVersion should not be set on objects to be created"
-        )
+        raise refusal.internal("resourceVersion should not be set on objects to be created")
     if target.namespace and given.get("namespace", target.namespace) != target.namespace:
         raise refusal.bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
@@ -236,11 +256,6 @@ def _kept_metadata(resource: Resource, name: str, old: Json, wanted: Json) -> Js
     if wanted.get("uid") not in (None, "", old["uid"]):
         message = f'Invalid value: "{wanted["uid"]}": field is immutable'
         raise refusal.invalid(resource, name, [Cause("metadata.uid", "FieldValueInvalid", message)])
-    if wanted.get("name") != name:
-        message = f'Invalid value: "{wanted.get("name", "")}": field is immutable'
-        raise refusal.invalid(
-            resource, name, [Cause("metadata.name", "FieldValueInvalid", message)]
-        )
     added = [f for f in wanted.get("finalizers") or [] if f not in (old.get("finalizers") or [])]
     if "deletionTimestamp" in old and added:
         shown = "{" + ", ".join(f'"{finalizer}"' for finalizer in added) + "}"
@@ -295,14 +310,18 @@ def _waits_for_kubelet(resource: Resource, obj: Json) -> bool:
 
 
 def _check_preconditions(target: Target, current: Json, asked: Json) -> None:
-    for field, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+    fates = (
+        ("uid", "UID", "deleted and then recreated"),
+        ("resourceVersion", "ResourceVersion", "modified"),
+    )
+    for field, label, fate in fates:
         own = current["metadata"][field]
         if asked.get(field) not in (None, own):
             why = (
-                f"Precondition failed: {label} in precondition: {asked[field]}, "
-                f"{label} in object meta: {own}"
+                f"the {label} in the precondition ({asked[field]}) does not match the {label} "
+                f"in record ({own}). The object might have been {fate}"
             )
-            raise refusal.conflict(target.resource, target.name, why)
+            raise refusal.conflict(target.resource, target.name, why, by_kind=True)
 
 
 def _removed(target: Target, uid: str) -> Json:
