@@ -90,10 +90,10 @@ async def serve(
     app.add_routes(
         [web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)]
     )
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, address[0], address[1], shutdown_timeout=1.0)
+        site = web.TCPSite(runner, address[0], address[1])
         try:
             await site.start()
         except OSError as error:

@@ -145,7 +145,8 @@ def find(host_pods: Path, pod: str, directory: str) -> Path:
             "(/var/lib/kubelet/pods) at it, with mountPropagation HostToContainer"
         )
     try:
-        plugins = sorted(entry.name for entry in os.scandir(volumes) if _plain(entry))
+        with os.scandir(volumes) as entries:
+            plugins = sorted(entry.name for entry in entries if _plain(entry))
     except (FileNotFoundError, NotADirectoryError):
         plugins = []
     except OSError as error:

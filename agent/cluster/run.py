@@ -50,7 +50,10 @@ async def run_agent(settings: AgentSettings, mover: Mover) -> int:
     try:
         subresource = await _first_contact(kube, settings.startup_seconds)
         with tempfile.TemporaryDirectory(prefix="podlift-") as private:
-            await _Agent(kube, settings, mover, subresource, Path(private)).run()
+            agent = Agent(kube, settings, mover, subresource, Path(private))
+            stop = asyncio.Event()
+            with _signals(stop):
+                await agent.run(stop)
     finally:
         await kube.close()
     return 0
@@ -70,13 +73,15 @@ async def _first_contact(kube: Kube, patience_seconds: float) -> bool:
             await asyncio.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
 
 
-class _Agent:
+class Agent:
     """All parts of one running agent."""
 
     def __init__(
         self, kube: Kube, settings: AgentSettings, mover: Mover, subresource: bool, private: Path
     ) -> None:
         self._settings = settings
+        self.port = 0
+        """Where metrics are served, once they are."""
         self._registry = CollectorRegistry()
         metrics = Metrics(self._registry)
         us = Owner(
@@ -103,14 +108,13 @@ class _Agent:
         counts = self._watcher.counts
         metrics.follow_watch(counts.ends, lambda: counts.lists)
 
-    async def run(self) -> None:
-        """Run until a signal, then end within the grace time."""
-        stop = asyncio.Event()
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set, then end within the grace time."""
         address = self._settings.metrics_address
-        with _signals(stop):
-            async with serve(address, self._registry, self._not_ready) as port:
-                LOG.info("node %s: serving metrics on port %d", self._settings.node_name, port)
-                await self._until(stop)
+        async with serve(address, self._registry, self._not_ready) as port:
+            LOG.info("node %s: serving metrics on port %d", self._settings.node_name, port)
+            self.port = port
+            await self._until(stop)
 
     async def _until(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -1,0 +1,512 @@
+"""The whole agent over the stand-in and the real kube-apiserver; only the mover is a fake."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.cluster.assignment import Assignment, Outcome
+from agent.cluster.client import Kube
+from agent.cluster.credentials import KubeconfigCredentials
+from agent.cluster.run import Agent, run_agent
+from agent.cluster.status import discover
+from agent.config import AgentSettings, ClusterAccess
+from agent.errors import Canceled, ClusterError, StorageError, UsageError
+from agent.monitor import Monitor
+from tests.cluster.scene import NO_TIME, NODE, create_pvb, read_pvb, until
+from tests.support.apihandle import ApiServer, Json
+
+SNAPSHOT = "5a" * 32
+VELERO = "v1.17.2"  # the first with spec.cancel
+
+
+class FakeMover:
+    """Does what a test tells it, on the thread that the agent gave it."""
+
+    def __init__(self) -> None:
+        self.assignments: list[Assignment] = []
+        self.threads: set[int] = set()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.act: Callable[[Assignment, Monitor, CancelToken], Outcome] = self.succeed
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, assignment: Assignment, monitor: Monitor, cancel: CancelToken) -> Outcome:
+        with self._lock:
+            self.assignments.append(assignment)
+            self.threads.add(threading.get_ident())
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        try:
+            while not self.go_on.wait(0.01):
+                cancel.check()
+            return self.act(assignment, monitor, cancel)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+    def succeed(self, _assignment: Assignment, monitor: Monitor, _cancel: CancelToken) -> Outcome:
+        monitor.add(bytes_total=4096, bytes_done=4096, bytes_read=4096, bytes_uploaded=1000)
+        return Outcome(snapshot_id=SNAPSHOT, size_bytes=4096)
+
+
+class Stage:
+    """A node with one pod and its volume, a location and its secrets."""
+
+    def __init__(self, server: ApiServer, directory: Path) -> None:
+        self.server = server
+        self.host_pods = directory / "pods"
+        self.cache = directory / "cache"
+        server.apply_velero_crds(VELERO)
+        pod = {
+            "metadata": {"name": "db-0"},
+            "spec": {
+                "nodeName": NODE,
+                "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "data", "emptyDir": {}}],
+            },
+        }
+        self.pod = server.create(server.path("pods"), pod)
+        self.volume = (
+            self.host_pods / self.pod["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/data"
+        )
+        self.volume.mkdir(parents=True)
+        location = {
+            "apiVersion": "velero.io/v1",
+            "kind": "BackupStorageLocation",
+            "metadata": {"name": "default"},
+            "spec": {
+                "provider": "aws",
+                "objectStorage": {"bucket": "bucket", "prefix": "velero"},
+                "config": {"s3Url": "https://s3.example.org", "region": "r"},
+                "credential": {"name": "cloud", "key": "file"},
+            },
+        }
+        server.create(server.path("backupstoragelocations"), location)
+        self.secret("cloud", "file", b"[default]\naws_access_key_id = a\n")
+        self.secret("velero-repo-credentials", "repository-password", b" pass \n")
+
+    def secret(self, name: str, key: str, value: bytes) -> None:
+        data = {key: base64.b64encode(value).decode()}
+        self.server.create(self.server.path("secrets"), {"metadata": {"name": name}, "data": data})
+
+    def settings(self, **changes: Any) -> AgentSettings:
+        defaults: dict[str, Any] = {
+            "node_name": NODE,
+            "namespace": self.server.namespace,
+            "access": ClusterAccess(kubeconfig=Path(self.server.kubeconfig)),
+            "host_pods": self.host_pods,
+            "cache_dir": self.cache,
+            "metrics_address": ("127.0.0.1", 0),
+        }
+        return AgentSettings(**(defaults | changes))
+
+    def pvb(self, name: str, **changes: Any) -> Json:
+        metadata = self.pod["metadata"]
+        reference = {key: metadata[key] for key in ("name", "namespace", "uid")}
+        return create_pvb(self.server, name, **({"pod": reference} | changes))
+
+    def status(self, name: str) -> Json:
+        found: Json = read_pvb(self.server, name).get("status") or {}
+        return found
+
+    async def phase(self, name: str, phase: str) -> Json:
+        def reached() -> Json | None:
+            status = self.status(name)
+            return status if status.get("phase") == phase else None
+
+        found: Json = await until(reached, f"{name} to be {phase}")
+        return found
+
+    async def ended(self, name: str) -> Json:
+        found: Json = await until(
+            lambda: "completionTimestamp" in (status := self.status(name)) and status,
+            f"the end of {name}",
+        )
+        return found
+
+
+@pytest.fixture
+def stage(api_server: ApiServer, tmp_path: Path) -> Stage:
+    return Stage(api_server, tmp_path)
+
+
+@pytest.fixture
+def mover() -> FakeMover:
+    return FakeMover()
+
+
+class Running:
+    def __init__(self, agent: Agent, stop: asyncio.Event) -> None:
+        self.agent = agent
+        self.stop = stop
+
+    def ask(self, what: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.agent.port}/{what}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+@contextlib.asynccontextmanager
+async def agent_on(stage: Stage, mover: FakeMover, **changes: Any) -> AsyncIterator[Running]:
+    settings = stage.settings(**changes)
+    kube = await Kube.connect(KubeconfigCredentials(Path(stage.server.kubeconfig)), NO_TIME)
+    private = stage.cache / "private"
+    try:
+        agent = Agent(kube, settings, mover, await discover(kube), private)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(agent.run(stop))
+            try:
+                yield Running(agent, stop)
+            finally:
+                mover.go_on.set()
+                stop.set()
+    finally:
+        await kube.close()
+
+
+async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeMover) -> None:
+    stage.pvb("b-1")
+    async with agent_on(stage, mover) as running:
+        status = await stage.ended("b-1")
+        assert await until(lambda: running.ask("readyz")[0] == 200, "readiness")
+        assert (await asyncio.to_thread(running.ask, "healthz"))[0] == 200
+        _, metrics = await asyncio.to_thread(running.ask, "metrics")
+    started, completed = status.pop("startTimestamp"), status.pop("completionTimestamp")
+    assert started <= completed
+    assert status == {
+        "phase": "Completed",
+        "snapshotID": SNAPSHOT,
+        "path": str(stage.volume),
+        "progress": {"totalBytes": 4096, "bytesDone": 4096},
+    }
+    (assignment,) = mover.assignments
+    assert assignment.volume_path == stage.volume
+    assert assignment.password == "pass"
+    assert assignment.repository == "s3:https://s3.example.org/bucket/velero/restic/app"
+    assert assignment.storage.prefix == "velero/restic/app"
+    assert assignment.tags == {"backup": "nightly", "ns": "app"}
+    assert assignment.storage.credentials_file is not None
+    check_private(Path(assignment.storage.credentials_file))
+    assert "pass" not in repr(assignment)
+    assert threading.get_ident() not in mover.threads
+    assert 'podlift_backups_total{result="completed"} 1.0' in metrics
+    assert 'podlift_claims_total{result="won"} 1.0' in metrics
+    assert "podlift_uploaded_bytes_total 1000.0" in metrics
+    assert "podlift_lists_total 1.0" in metrics
+
+
+async def test_progress_is_reported_while_the_backup_runs(stage: Stage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    progressed = threading.Event()
+
+    def act(assignment: Assignment, monitor: Monitor, cancel: CancelToken) -> Outcome:
+        monitor.add(bytes_total=1000, bytes_done=400)
+        while not progressed.wait(0.01):
+            cancel.check()
+        monitor.add(bytes_total=1000, bytes_done=1600)
+        return Outcome(snapshot_id=SNAPSHOT, size_bytes=2000)
+
+    mover.act = act
+    mover.go_on.set()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        await until(
+            lambda: stage.status("b-1").get("progress") == {"totalBytes": 1000, "bytesDone": 400},
+            "progress",
+        )
+        progressed.set()
+        status = await stage.ended("b-1")
+    assert status["progress"] == {"totalBytes": 2000, "bytesDone": 2000}
+
+
+async def test_problems_are_named_and_the_backup_completes(stage: Stage, mover: FakeMover) -> None:
+    names = tuple(f"f{n}: permission denied" for n in range(10))
+    mover.act = lambda *_: Outcome(
+        snapshot_id=SNAPSHOT, size_bytes=9, problems=12, problem_names=names
+    )
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Completed"
+    assert status["message"].startswith("12 entries were left out: f0: permission denied")
+    assert status["message"].endswith("and 2 more")
+
+
+def check_private(file: Path) -> None:
+    assert file.read_bytes() == b"[default]\naws_access_key_id = a\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def raising(error: Exception) -> Callable[..., Outcome]:
+    def act(*_: Any) -> Outcome:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            raising(StorageError("the bucket is full")),
+            "data path backup failed: the bucket is full",
+        ),
+        (raising(Canceled("enough")), "canceled: enough"),
+        (raising(ZeroDivisionError("bug")), "data path backup failed: internal error ZeroDiv"),
+        (lambda *_: Outcome(snapshot_id="", size_bytes=0), "data path backup failed: the data"),
+    ],
+)
+async def test_a_failure_of_the_mover_fails_the_backup_alone(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover, act: Any, message: str
+) -> None:
+    stage = Stage(standin, tmp_path)
+    mover.act = act
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        status = await stage.ended("b-1")
+        mover.act = mover.succeed
+        stage.pvb("b-2")
+        assert (await stage.ended("b-2"))["phase"] == "Completed"
+    assert status["phase"] == "Failed"
+    assert status["message"].startswith(message)
+    assert "snapshotID" not in status
+
+
+async def test_spec_cancel_ends_the_backup_as_failed(stage: Stage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        await stage.phase("b-1", "InProgress")
+        path = stage.server.path("podvolumebackups", "b-1")
+        stage.server.patch(path, {"spec": {"cancel": True}})
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert status["message"] == "canceled: spec.cancel was set"
+
+
+async def test_a_deleted_object_stops_the_work(stage: Stage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        await stage.phase("b-1", "InProgress")
+        await until(lambda: mover.running == 1, "the mover")
+        stage.server.delete(stage.server.path("podvolumebackups", "b-1"))
+        await until(lambda: mover.running == 0, "the mover's end")
+
+
+async def test_a_stop_cancels_writes_the_final_state_and_claims_nothing_more(
+    stage: Stage, mover: FakeMover
+) -> None:
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    stage.pvb("b-2")
+    async with agent_on(stage, mover) as running:
+        await stage.phase("b-1", "InProgress")
+        running.stop.set()
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert status["message"].startswith(f"canceled: the agent on node {NODE} was stopped")
+    assert stage.status("b-2") == {}
+
+
+async def test_a_mover_that_hangs_does_not_hold_up_the_end(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = Stage(standin, tmp_path)
+    release = threading.Event()
+    mover.act = lambda *_: (release.wait(30), mover.succeed(*_))[1]
+    stage.pvb("b-1")
+    try:
+        async with agent_on(stage, mover, grace_seconds=6.0) as running:
+            await until(lambda: mover.running == 1, "the mover")
+            running.stop.set()
+            status = await stage.ended("b-1")
+        assert status["message"].startswith("canceled: ")
+        assert mover.running == 1
+    finally:
+        release.set()
+    await until(lambda: mover.running == 0, "the thread's end")
+
+
+async def test_only_as_many_run_at_once_as_are_allowed(stage: Stage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    for number in range(5):
+        stage.pvb(f"b-{number}")
+    async with agent_on(stage, mover, concurrency=2):
+        await until(lambda: mover.running == 2, "two movers")
+        phases = [stage.status(f"b-{n}").get("phase") for n in range(5)]
+        assert phases.count("InProgress") == 2
+        assert phases.count(None) == 3
+        mover.go_on.set()
+        for number in range(5):
+            assert (await stage.ended(f"b-{number}"))["phase"] == "Completed"
+    assert mover.most_running == 2
+    assert len(mover.assignments) == 5
+
+
+async def test_what_an_earlier_process_left_is_failed_with_comfort(
+    stage: Stage, mover: FakeMover
+) -> None:
+    stage.pvb("b-1")
+    path = stage.server.path("podvolumebackups", "b-1")
+    mark = '{"node":"node-1","pod":"agent-x","podUid":"gone","attempt":"old"}'
+    stage.server.patch(path, {"metadata": {"annotations": {"podlift.io/owner": mark}}})
+    stage.server.patch_status(path, {"phase": "InProgress"})
+    async with agent_on(stage, mover, pod_name="agent-y", pod_uid="new"):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert "restarted" in status["message"]
+    assert not mover.assignments
+
+
+async def test_two_agents_on_one_node_share_the_work_and_take_nothing_twice(
+    stage: Stage, mover: FakeMover
+) -> None:
+    def agent_pod(name: str) -> dict[str, str]:
+        spec = {"nodeName": NODE, "containers": [{"name": "c", "image": "i"}]}
+        body = {"metadata": {"name": name}, "spec": spec}
+        pod = stage.server.create(stage.server.path("pods"), body)
+        return {"pod_name": name, "pod_uid": pod["metadata"]["uid"]}
+
+    other = FakeMover()
+    names = [f"b-{number:02}" for number in range(20)]
+    async with (
+        agent_on(stage, mover, concurrency=3, **agent_pod("agent-1")),
+        agent_on(stage, other, concurrency=3, **agent_pod("agent-2")),
+    ):
+        for name in names:
+            stage.pvb(name)
+        ends = [await stage.ended(name) for name in names]
+    assert {end["phase"] for end in ends} == {"Completed"}
+    taken = [assignment.name for assignment in mover.assignments + other.assignments]
+    assert sorted(taken) == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"uploaderType": "kopia"}, "uploader type kopia is not taken"),
+        ({"volume": "nothing"}, "has no volume 'nothing'"),
+        ({"backupStorageLocation": "none"}, "/none does not exist"),
+        ({"repoIdentifier": "s3:https://evil.example.org/bucket/x"}, "outside of BackupStorage"),
+        ({"pod": {"namespace": "x", "name": "gone", "uid": "u"}}, "pod x/gone does not exist"),
+        ({"pod": {"namespace": "x", "name": "../../secrets", "uid": "u"}}, "not a Kubernetes name"),
+        ({"pod": {"namespace": "x", "name": "y"}}, "malformed: spec.pod.uid missing"),
+    ],
+)
+async def test_bad_input_fails_with_a_message_of_its_own(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover, changes: Any, message: str
+) -> None:
+    stage = Stage(standin, tmp_path)
+    stage.pvb("b-1", **changes)
+    async with agent_on(stage, mover):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert message in status["message"]
+    assert not mover.assignments
+
+
+async def test_a_wrong_pod_uid_a_missing_password_and_two_directories_are_told_apart(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = Stage(standin, tmp_path)
+    metadata = stage.pod["metadata"]
+    other = {"name": "db-0", "namespace": metadata["namespace"], "uid": "before"}
+    async with agent_on(stage, mover):
+        stage.pvb("uid", pod=other)
+        assert "has been replaced" in (await stage.ended("uid"))["message"]
+        (stage.volume.parents[1] / "second" / "data").mkdir(parents=True)
+        stage.pvb("two")
+        assert "expected one directory" in (await stage.ended("two"))["message"]
+        (stage.volume.parents[1] / "second" / "data").rmdir()
+        standin.delete(standin.path("secrets", "velero-repo-credentials"))
+        stage.pvb("password")
+        assert "password of the repositories" in (await stage.ended("password"))["message"]
+
+
+async def test_a_claimed_volume_is_found_through_its_claim(stage: Stage, mover: FakeMover) -> None:
+    server = stage.server
+    spec = {
+        "nodeName": NODE,
+        "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c-1"}}],
+    }
+    pod = server.create(server.path("pods"), {"metadata": {"name": "with-claim"}, "spec": spec})
+    claim_spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "volumeName": f"pv-{server.namespace}",
+    }
+    claim = server.create(
+        server.path("persistentvolumeclaims"), {"metadata": {"name": "c-1"}, "spec": claim_spec}
+    )
+    volume = {
+        "metadata": {
+            "name": f"pv-{server.namespace}",
+            "annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.example.org"},
+        },
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "nfs": {"server": "nfs.example.org", "path": "/"},
+        },
+    }
+    server.create(server.path("persistentvolumes"), volume)
+    driver = {"metadata": {"name": "ebs.csi.example.org"}, "spec": {}}
+    server.create(server.path("csidrivers"), driver)
+    metadata = pod["metadata"]
+    place = stage.host_pods / metadata["uid"] / f"volumes/x/pv-{server.namespace}/mount"
+    place.mkdir(parents=True)
+    stage.pvb("b-1", pod={key: metadata[key] for key in ("name", "namespace", "uid")})
+    async with agent_on(stage, mover):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Completed", status
+    assert mover.assignments[0].volume_path == place
+    assert mover.assignments[0].pvc_uid == claim["metadata"]["uid"]
+
+
+async def test_sigterm_ends_the_agent_with_code_zero(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = Stage(standin, tmp_path)
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run_agent(stage.settings(), mover))
+        await stage.phase("b-1", "InProgress")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert running.result() == 0
+    assert stage.status("b-1")["message"].startswith("canceled: the agent")
+
+
+async def test_an_agent_that_cannot_start_says_why(
+    standin: ApiServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = Stage(standin, tmp_path)
+    nowhere = ClusterAccess(kubeconfig=tmp_path / "none")
+    with pytest.raises(ClusterError, match="does not exist"):
+        await run_agent(stage.settings(access=nowhere), mover)
+    with pytest.raises(UsageError, match="--metrics-address"):
+        await run_agent(stage.settings(metrics_address=("192.0.2.1", 1)), mover)
+    standin.stop()
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        await run_agent(stage.settings(startup_seconds=0.01), mover)

@@ -1,0 +1,151 @@
+import itertools
+
+import msgspec
+import pytest
+
+from agent.cluster import claim
+from agent.cluster.claim import (
+    Abandon,
+    AskOwner,
+    Cancel,
+    Claim,
+    FailAtOnce,
+    FailOrphan,
+    Hold,
+    Ignore,
+    Policy,
+    Standing,
+    View,
+    decide,
+)
+from agent.cluster.pvb import Owner, Pvb
+
+US = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="second")
+EARLIER = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="first")
+OTHER = Owner(node="n1", pod="agent-a", pod_uid="pod-1", attempt="other")
+POLICY = Policy()
+
+NEW = Pvb(
+    name="b-1",
+    namespace="velero",
+    uid="u",
+    resource_version="7",
+    node="n1",
+    pod_name="db-0",
+    pod_namespace="app",
+    pod_uid="p",
+    volume="data",
+    location="default",
+)
+
+
+def but(**changes: object) -> Pvb:
+    return msgspec.structs.replace(NEW, **changes)
+
+
+IDLE = View()
+HELD = View(held=True)
+ALIVE = View(owner_alive=True)
+DEAD = View(owner_alive=False)
+
+
+@pytest.mark.parametrize(
+    ("pvb", "view", "expected"),
+    [
+        (NEW, IDLE, Claim),
+        (but(phase="New"), IDLE, Claim),
+        (but(uploader_type="restic"), IDLE, Claim),
+        (but(node="n2"), IDLE, Ignore),
+        (but(node=""), IDLE, Ignore),
+        (but(uploader_type="kopia"), IDLE, FailAtOnce),
+        (but(defect="spec.volume missing"), IDLE, FailAtOnce),
+        (but(cancel=True), IDLE, FailAtOnce),
+        (but(deleting=True), IDLE, FailAtOnce),
+        (but(phase="Completed"), IDLE, Ignore),
+        (but(phase="Failed", owner=OTHER), IDLE, Ignore),
+        (but(phase="Canceled"), IDLE, Ignore),
+        (but(phase="Prepared"), IDLE, Ignore),
+        (but(phase="Canceling", cancel=True), IDLE, Ignore),
+        # New with a mark: somebody was between the two halves of a claim.
+        (but(owner=US), IDLE, Claim),
+        (but(owner=EARLIER), IDLE, Claim),
+        (but(owner=OTHER), IDLE, AskOwner),
+        (but(owner=OTHER), ALIVE, Ignore),
+        (but(owner=OTHER), DEAD, Claim),
+        (but(owner=Owner()), IDLE, Claim),
+        # In progress, and not by this process.
+        (but(phase="InProgress"), IDLE, FailOrphan),
+        (but(phase="InProgress", owner=EARLIER), IDLE, FailOrphan),
+        (but(phase="InProgress", owner=OTHER), IDLE, AskOwner),
+        (but(phase="InProgress", owner=OTHER), ALIVE, Ignore),
+        (but(phase="InProgress", owner=OTHER), DEAD, FailOrphan),
+        (but(phase="InProgress", owner=EARLIER, node="n2"), IDLE, Ignore),
+        # In progress by this process.
+        (but(phase="InProgress", owner=US), HELD, Ignore),
+        (but(phase="InProgress"), HELD, Ignore),
+        (NEW, HELD, Ignore),
+        (but(phase="InProgress", owner=US, cancel=True), HELD, Cancel),
+        (but(phase="InProgress", owner=US, deleting=True), HELD, Cancel),
+        (but(phase="InProgress", owner=OTHER), HELD, Abandon),
+        (but(phase="Failed", owner=US), HELD, Abandon),
+        (but(phase="Prepared"), HELD, Abandon),
+    ],
+)
+def test_each_observation_leads_to_one_decision(pvb: Pvb, view: View, expected: type) -> None:
+    assert type(decide(pvb, US, POLICY, view)) is expected
+
+
+def test_both_tables_answer_every_pair_of_standing_and_hold() -> None:
+    pairs = set(itertools.product(Standing, Hold))
+    assert set(claim._IDLE) == pairs
+    assert set(claim._WORKING) == pairs
+
+
+def test_a_type_that_is_not_taken_fails_with_the_settings_name() -> None:
+    decision = decide(but(uploader_type="kopia"), US, POLICY, IDLE)
+    assert isinstance(decision, FailAtOnce)
+    assert "--uploader-types" in decision.message
+    assert "kopia" in decision.message
+
+
+def test_a_type_that_is_not_taken_can_be_left_alone_even_when_it_is_canceled() -> None:
+    policy = Policy(other_types="ignore")
+    for pvb in (but(uploader_type="kopia"), but(uploader_type="kopia", cancel=True)):
+        assert isinstance(decide(pvb, US, policy, IDLE), Ignore)
+
+
+def test_kopia_is_claimed_once_it_is_taken() -> None:
+    policy = Policy(uploader_types=frozenset({"restic", "kopia"}))
+    assert isinstance(decide(but(uploader_type="kopia"), US, policy, IDLE), Claim)
+
+
+def test_an_empty_type_counts_as_restic() -> None:
+    policy = Policy(uploader_types=frozenset({"kopia"}))
+    assert isinstance(decide(but(uploader_type=""), US, policy, IDLE), FailAtOnce)
+
+
+def test_an_orphan_is_told_that_nothing_is_lost() -> None:
+    decision = decide(but(phase="InProgress", owner=EARLIER), US, POLICY, IDLE)
+    assert isinstance(decision, FailOrphan)
+    assert "restarted" in decision.message
+    assert "goes on from what is in the repository" in decision.message
+
+
+def test_an_orphan_that_was_canceled_ends_as_canceled() -> None:
+    decision = decide(but(phase="InProgress", owner=EARLIER, cancel=True), US, POLICY, IDLE)
+    assert isinstance(decision, FailOrphan)
+    assert decision.message.startswith("canceled: ")
+
+
+def test_an_agent_outside_of_a_pod_takes_over_from_one_without_a_pod() -> None:
+    local = Owner(node="n1", attempt="later")
+    before = Owner(node="n1", attempt="before")
+    assert isinstance(
+        decide(but(phase="InProgress", owner=before), local, POLICY, IDLE), FailOrphan
+    )
+
+
+def test_a_canceled_object_that_was_not_begun_ends_as_canceled() -> None:
+    decision = decide(but(cancel=True), US, POLICY, IDLE)
+    assert isinstance(decision, FailAtOnce)
+    assert decision.message.startswith("canceled: spec.cancel was set")
