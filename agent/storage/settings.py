@@ -102,8 +102,8 @@ def trust_also(authorities: bytes, bundle: Path) -> Path:
     ``authorities`` holds no certificate.
     """
     try:
-        ssl.create_default_context(cadata=authorities.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+        ssl.create_default_context().load_verify_locations(cadata=authorities.decode("ascii"))
+    except (ValueError, OSError) as error:  # among them what ssl raises
         raise UsageError(
             "the location's CA certificate is not PEM: it must contain"
             " -----BEGIN CERTIFICATE----- blocks"

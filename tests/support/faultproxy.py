@@ -13,6 +13,7 @@ import enum
 import http.client
 import http.server
 import re
+import secrets
 import socket
 import ssl
 import struct
@@ -34,6 +35,8 @@ class Kind(enum.Enum):
     CORRUPT_UPLOAD = enum.auto()  # one bit at `at`
     CORRUPT_DOWNLOAD = enum.auto()
     TRUNCATE_DOWNLOAD = enum.auto()  # the line breaks after `at` bytes
+    IGNORE_CONDITION = enum.auto()  # If-None-Match; for a server that checks no signatures
+    IGNORE_RANGE = enum.auto()  # the same
     STALL_DOWNLOAD = enum.auto()  # the line falls silent after `at` bytes
 
 
@@ -74,7 +77,7 @@ class FaultProxy:
     """Listens on loopback with a certificate of its own and forwards to ``server``."""
 
     def __init__(self, server: S3Server) -> None:
-        made = make_certificates(server.home / "proxy")
+        made = make_certificates(server.home / f"proxy-{secrets.token_hex(4)}")
         self.ca = made.ca
         self.requests: list[Request] = []
         self.closing = threading.Event()
@@ -192,6 +195,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if fault is not None and fault.kind is Kind.CORRUPT_UPLOAD:
             body[fault.at] ^= 1
+        if fault is not None and fault.kind is Kind.IGNORE_CONDITION:
+            del self.headers["If-None-Match"]
+        if fault is not None and fault.kind is Kind.IGNORE_RANGE:
+            del self.headers["Range"]
         status, headers, answer = self._forward(bytes(body))
         if fault is not None and fault.kind is Kind.LOST_REPLY:
             raise _Broken
