@@ -85,6 +85,10 @@ class Watch:
         """Return every event until the server ends the stream."""
         return list(iter(self.event, None))
 
+    def raw_rest(self) -> bytes:
+        """Return what is left of the stream, as it comes."""
+        return self._response.read()
+
     def close(self) -> None:
         self._response.close()
         self._connection.close()

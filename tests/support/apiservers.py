@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from agent.demo.apiserver import Faults, Seen, Standin
-from tests.support.apihandle import DEADLINE_SECONDS, ApiServer
+from tests.support.apihandle import DEADLINE_SECONDS, ApiServer, Json
 from tests.support.requirements import missing
 
 SHARED = Path(
@@ -28,6 +28,7 @@ SHARED = Path(
 )
 LAUNCHER = SHARED / "apiserver" / "apiserver"
 CRDS = SHARED / "velero-crds"
+HOW_SHARED = "keep the shared folder beside the project, or name it in PODLIFT_SHARED"
 WITH_STATUS = ("podvolumebackups", "podvolumerestores")
 
 
@@ -135,9 +136,10 @@ class KubeApiServer(ApiServer):
             self.delete(f"{where}/{item['metadata']['name']}")
         self._wait(lambda: not self.list(where)["items"])
         self._process.velero = None
-        files = sorted((CRDS / version).glob("*.yaml"))
-        assert files, f"no definitions of Velero {version} below {CRDS}"
-        plurals = [self._apply_crd(where, file, status_subresource) for file in files]
+        plurals = [
+            self._apply_crd(where, definition, status_subresource)
+            for definition in velero_definitions(version)
+        ]
         for plural in plurals:
             self._wait(
                 lambda p=plural: self.request("GET", f"/apis/velero.io/v1/{p}").status == 200
@@ -148,8 +150,7 @@ class KubeApiServer(ApiServer):
         )
         self._process.velero = (version, status_subresource)
 
-    def _apply_crd(self, where: str, file: Path, status_subresource: bool) -> str:
-        definition = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
+    def _apply_crd(self, where: str, definition: Json, status_subresource: bool) -> str:
         plural: str = definition["spec"]["names"]["plural"]
         if status_subresource and plural in WITH_STATUS:
             for served in definition["spec"]["versions"]:
@@ -162,6 +163,14 @@ class KubeApiServer(ApiServer):
         while not condition():
             assert time.monotonic() < deadline, "kube-apiserver does not serve the definitions"
             time.sleep(0.02)
+
+
+def velero_definitions(version: str) -> list[Json]:
+    """Return Velero's own CustomResourceDefinitions of a release."""
+    files = sorted((CRDS / version).glob("*.yaml"))
+    if not files:
+        missing(f"Velero's definitions of {version}", HOW_SHARED)
+    return [yaml.load(file.read_text(), Loader=yaml.CSafeLoader) for file in files]
 
 
 def _free_port_block() -> int:
@@ -180,8 +189,10 @@ def _free_port_block() -> int:
     raise AssertionError("no three free ports in a row")
 
 
-def _unpacked(cache: Path) -> Path:
+def _unpacked(config: pytest.Config, fallback: Path) -> Path:
     """Return the unpacked server binary, kept between sessions (110 MB, 3 s to unpack)."""
+    kept = config.pluginmanager.has_plugin("cacheprovider")
+    cache = config.cache.mkdir("kube-apiserver") if kept else fallback
     packed = SHARED / "apiserver" / "kube-apiserver.xz"
     binary = cache / f"kube-apiserver-{packed.stat().st_size}"
     if not binary.exists():
@@ -199,7 +210,7 @@ def kube_process(
 ) -> Iterator[KubeProcess]:
     """Start the real server once for the session; tests take ``kube_apiserver`` instead."""
     if not LAUNCHER.exists() or not CRDS.exists():
-        missing("the real kube-apiserver", "put it into ../shared, or name that in PODLIFT_SHARED")
+        missing("the real kube-apiserver", HOW_SHARED)
     for tool in ("etcd", "openssl", "xz", "curl"):
         if shutil.which(tool) is None:
             missing(
@@ -207,7 +218,7 @@ def kube_process(
                 "apt-get install etcd-server openssl xz-utils curl",
             )
     process = KubeProcess(tmp_path_factory.mktemp("kube-apiserver"))
-    binary = _unpacked(pytestconfig.cache.mkdir("kube-apiserver"))
+    binary = _unpacked(pytestconfig, tmp_path_factory.mktemp("unpacked"))
     (process.directory / "kube-apiserver").symlink_to(binary)
     try:
         process.start()

@@ -28,6 +28,7 @@ from agent.demo.apiserver.writes import Mode, Target, Writes
 KEPT_REQUESTS = 50_000
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 STRATEGIC, APPLY = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 HEADERS = {"Cache-Control": "no-cache, private", "Content-Type": "application/json"}
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 HEALTH = ("healthz", "livez", "readyz")
@@ -175,6 +176,8 @@ class Api:
         self._check_rights(request, target)
         if target.subresource:
             _check_subresource(target)
+        if request.method in ("POST", "PUT") and request.content_type == PROTOBUF:
+            raise refusal.unsupported_media(["application/json"])
         mode = Mode("All" in request.query.getall("dryRun", []), _is_strict(request))
         everywhere = target.resource.namespaced and not target.namespace
         if everywhere and (target.name or request.method != "GET"):
@@ -274,7 +277,7 @@ def _change(request: web.Request, target: Target, body: bytes) -> Callable[[Json
     kind = request.content_type
     accepted = [JSON_PATCH, MERGE, *([] if target.resource.custom else [STRATEGIC])]
     if kind not in accepted:
-        raise refusal.unsupported_patch([*accepted, APPLY])
+        raise refusal.unsupported_media([*accepted, APPLY])
     try:
         patch = json.loads(body)
     except ValueError as error:

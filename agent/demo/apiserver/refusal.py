@@ -129,8 +129,8 @@ def method_not_allowed() -> Refusal:
     return Refusal(405, "MethodNotAllowed", message, details={})
 
 
-def unsupported_patch(accepted: list[str]) -> Refusal:
-    """Return the 415 for a patch type that the resource does not take."""
+def unsupported_media(accepted: list[str]) -> Refusal:
+    """Return the 415 for a content type that the path does not take."""
     message = (
         "the body of the request was in an unknown format - "
         f"accepted media types include: {', '.join(accepted)}"
