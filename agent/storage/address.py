@@ -138,6 +138,12 @@ def parse_endpoint(url: str) -> Endpoint:
     return _endpoint(rest, scheme == "https", url)
 
 
+def amazon_endpoint(region: str | None) -> Endpoint:
+    """Return Amazon's endpoint for a region, or the global one."""
+    suffix = "amazonaws.com.cn" if (region or "").startswith("cn-") else "amazonaws.com"
+    return Endpoint(f"s3.{region}.{suffix}" if region else f"s3.{suffix}")
+
+
 def same_place(
     address: S3Address, endpoint_url: str | None, region: str | None, bucket: str
 ) -> bool:
@@ -150,9 +156,7 @@ def same_place(
         return False
     if endpoint_url is not None:
         return address.service.same_service(parse_endpoint(endpoint_url))
-    suffix = "amazonaws.com.cn" if (region or "").startswith("cn-") else "amazonaws.com"
-    amazon = Endpoint(f"s3.{region}.{suffix}" if region else f"s3.{suffix}")
-    return address.service.same_service(amazon)
+    return address.service.same_service(amazon_endpoint(region))
 
 
 def _parse_s3(text: str, rest: str) -> S3Address:

@@ -13,7 +13,7 @@ from pathlib import Path
 from botocore.httpsession import where as bundled_authorities
 
 from agent.errors import UsageError
-from agent.storage.address import Endpoint, S3Address, parse_endpoint
+from agent.storage.address import S3Address, amazon_endpoint, parse_endpoint
 
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -71,7 +71,7 @@ class S3Settings:
         endpoint = (
             parse_endpoint(self.endpoint_url)
             if self.endpoint_url is not None
-            else Endpoint(f"s3.{self.region}.amazonaws.com" if self.region else "s3.amazonaws.com")
+            else amazon_endpoint(self.region)
         )
         return S3Address(endpoint.host, endpoint.tls, self.bucket, self.prefix)
 
@@ -80,18 +80,17 @@ def settings_for(address: S3Address) -> S3Settings:
     """Return the settings that an address implies: Amazon's own service by region, or another.
 
     Amazon serves buckets as host names (path style is on its way out there); of others no
-    more is known than that the path works.
+    more is known than that the path works. boto3 knows Amazon's plain endpoints by region;
+    a special one (dual stack, without TLS) is used as it is written.
     """
-    if address.service.is_aws:
-        return S3Settings(
-            bucket=address.bucket,
-            prefix=address.prefix,
-            endpoint_url=None if address.tls else address.endpoint_url,
-            region=address.aws_region,
-            path_style=False,
-        )
+    plain = amazon_endpoint(address.aws_region)
+    written = address.service.url.replace("//s3-", "//s3.")
     return S3Settings(
-        bucket=address.bucket, prefix=address.prefix, endpoint_url=address.endpoint_url
+        bucket=address.bucket,
+        prefix=address.prefix,
+        endpoint_url=None if written == plain.url else address.endpoint_url,
+        region=address.aws_region,
+        path_style=not address.service.is_aws,
     )
 
 

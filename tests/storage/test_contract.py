@@ -221,8 +221,10 @@ class TestEveryStorage:
 
     @pytest.mark.parametrize("looks", [1, 2, 5])
     def test_a_put_canceled_in_the_middle_leaves_no_part(
-        self, storage: Storage, looks: int
+        self, storage: Storage, looks: int, request: pytest.FixtureRequest
     ) -> None:
+        if "ministack" in request.node.name:
+            request.getfixturevalue("checking_server")  # before 1.5 it kept half a body
         if isinstance(storage, MemoryStorage) and looks > 1:
             looks = 1  # it stores in one step and looks once
         with pytest.raises(Canceled, match="enough"):

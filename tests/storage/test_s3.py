@@ -299,6 +299,12 @@ def test_amazon_is_reached_by_region_and_others_by_url() -> None:
     anywhere = settings_for(parse("s3:s3.amazonaws.com/b"))
     assert (anywhere.endpoint_url, anywhere.region) == (None, None)
     assert str(anywhere.address) == "s3:https://s3.amazonaws.com/b"
+    china = settings_for(parse("s3:s3.cn-north-1.amazonaws.com.cn/b"))
+    assert (china.endpoint_url, china.region) == (None, "cn-north-1")
+    assert str(china.address) == "s3:https://s3.cn-north-1.amazonaws.com.cn/b"
+    for special in ("s3.dualstack.eu-west-1.amazonaws.com", "s3.amazonaws.com.cn"):
+        settings = settings_for(parse(f"s3:{special}/b"))
+        assert (settings.endpoint_url, settings.path_style) == (f"https://{special}", False)
     other = settings_for(parse("s3:http://h.example:9000/b/p"))
     assert other == S3Settings("b", "p", "http://h.example:9000", path_style=True)
     assert str(other.address) == "s3:http://h.example:9000/b/p"
