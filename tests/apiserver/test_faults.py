@@ -1,6 +1,7 @@
 """What goes wrong on request, as a client sees it."""
 
 import asyncio
+import datetime
 import json
 import socket
 import ssl
@@ -11,6 +12,8 @@ import pytest
 from kubernetes.aio import client, config
 
 from agent.demo.apiserver import Cut, Limits
+from agent.demo.apiserver.resource import Resource
+from agent.demo.apiserver.tables import table
 from tests.apiserver.samples import add_backup, backup
 from tests.support.apiservers import StandinServer
 
@@ -325,3 +328,28 @@ class TestServer:
             with pytest.raises(client.ApiException) as refused:
                 await objects.get_namespaced_custom_object(*where, "nope")
         assert refused.value.status == 404
+
+
+class TestTables:
+    """What a person sees through kubectl; no agent asks for it."""
+
+    @pytest.mark.parametrize(
+        ("seconds", "shown"),
+        [(-5, "0s"), (100, "100s"), (120, "2m"), (10000, "166m"), (10800, "3h"), (172800, "2d")],
+    )
+    def test_show_an_age_as_kubectl_does(self, seconds: int, shown: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        created = (now - datetime.timedelta(seconds=seconds)).isoformat()
+        item = {"kind": "Secret", "metadata": {"name": "s", "creationTimestamp": created}}
+        resource = Resource("", "v1", "secrets", "Secret")
+        assert table(resource, item)["rows"][0]["cells"] == ["s", shown]
+
+    def test_come_for_lists_and_watches(self, standin: StandinServer) -> None:
+        add_backup(standin)
+        accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+        found = standin.request("GET", standin.path(PLURAL), headers=accept).json
+        assert found["kind"] == "Table"
+        assert found["rows"][0]["object"]["metadata"]["name"] == "gold"
+        where = f"{standin.path(PLURAL)}?watch=1&timeoutSeconds=0"
+        event = standin.request("GET", where, headers=accept).json
+        assert (event["type"], event["object"]["kind"]) == ("ADDED", "Table")

@@ -109,4 +109,7 @@ def test_kubectl_applies_gets_and_watches(standin: StandinServer, tmp_path: Path
         )
         assert watching.stdout.readline() == "Failed\n"
         watching.terminate()
+    headings, row = kubectl.run("get", "podvolumebackups").splitlines()
+    assert headings.split()[:2] == ["NAME", "STATUS"]
+    assert row.split()[:2] == ["one", "Failed"]
     assert "deleted" in kubectl.run("delete", "podvolumebackup", "one")

@@ -21,7 +21,7 @@ RESOURCES = [
     NAMESPACES,
     Resource(
         "", "v1", "pods", "Pod", has_status=True, short_names=("po",),
-        selectable=("spec.nodeName", "status.phase"), required=("spec.containers",),
+        selectable=("spec.nodeName", "status.phase"), required=("spec.containers",), columns=(("Status", "status.phase"), ("Node", "spec.nodeName")),
     ),
     Resource("", "v1", "secrets", "Secret", selectable=("type",)),
     Resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),

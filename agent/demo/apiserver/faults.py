@@ -181,7 +181,9 @@ class Faults:
 
     def snapshot(self) -> Snapshot:
         """Return the present state, to go back to with ``restore``."""
-        return self._store.snapshot()
+        taken: list[Snapshot] = []
+        self._run(lambda: taken.append(self._store.snapshot()))
+        return taken[0]
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to an earlier state and resource version, as an etcd restore does.

@@ -6,13 +6,14 @@ with its body and outcome, for tests to look at.
 
 import asyncio
 import collections
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from agent.demo.apiserver import discovery, patches, refusal
+from agent.demo.apiserver import discovery, patches, refusal, tables
 from agent.demo.apiserver.faults import Fault, Faults, Kind
 from agent.demo.apiserver.pages import Pages
 from agent.demo.apiserver.pages import Wish as PageWish
@@ -184,9 +185,9 @@ class Api:
             raise refusal.method_not_allowed()
         match request.method, bool(target.name):
             case "GET", True:
-                return _json(self._writes.read(target))
+                return _json(_shown(request, target.resource, self._writes.read(target)))
             case "GET", False:
-                return _json(self._list(request, target))
+                return _json(_shown(request, target.resource, self._list(request, target)))
             case "POST", False:
                 return _json(self._writes.create(target, _parsed(body), mode), 201)
             case "PUT", True:
@@ -239,6 +240,7 @@ class Api:
             version,
             _flag(request, "allowWatchBookmarks"),
             float(_number(query["timeoutSeconds"])) if "timeoutSeconds" in query else None,
+            functools.partial(_shown, request, target.resource),
         )
         watch = Watch(self._store, wish, self.limits)
         watch.freeze(self.faults.watches_frozen)
@@ -261,6 +263,12 @@ def _json(body: Json, status: int = 200, retry_after_seconds: int | None = None)
     data = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     extra = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
     return web.Response(status=status, headers=HEADERS | extra, body=data)
+
+
+def _shown(request: web.Request, resource: Resource, answer: Json) -> Json:
+    """Return the answer in the form that was asked for: as it is, or as a table."""
+    wanted = tables.wanted(request.headers.get("Accept", ""))
+    return tables.table(resource, answer) if wanted else answer
 
 
 def _parsed(body: bytes) -> Any:

@@ -17,7 +17,8 @@ class Resource:
     """One plural of one group and version.
 
     ``required`` are dotted paths that a core object must have; ``selectable`` are the dotted
-    paths that a field selector may name besides ``metadata.name`` and ``metadata.namespace``.
+    paths that a field selector may name besides ``metadata.name`` and ``metadata.namespace``;
+    ``columns`` are what ``kubectl get`` shows between name and age: a title and a dotted path.
     """
 
     group: str
@@ -31,6 +32,7 @@ class Resource:
     has_status: bool = False
     selectable: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> ResourceId:

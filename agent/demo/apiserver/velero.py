@@ -78,6 +78,21 @@ def definitions(version: str, *, status_subresource: bool) -> list[Resource]:
     ]  # fmt: skip
 
 
+_VOLUME = (
+    ("Status", "status.phase"),
+    ("Started", "status.startTimestamp"),
+    ("Bytes Done", "status.progress.bytesDone"),
+    ("Total Bytes", "status.progress.totalBytes"),
+    ("Storage Location", "spec.backupStorageLocation"),
+)
+"""Of PodVolumeBackup and PodVolumeRestore (velero.md section 1.4, those of v1.17)."""
+COLUMNS = {
+    "podvolumebackups": (*_VOLUME, ("Node", "spec.node"), ("Uploader", "spec.uploaderType")),
+    "podvolumerestores": (*_VOLUME, ("Uploader", "spec.uploaderType")),
+    "backupstoragelocations": (("Phase", "status.phase"), ("Default", "spec.default")),
+}
+
+
 def _resource(
     plural: str,
     kind: str,
@@ -95,6 +110,7 @@ def _resource(
         short_names=short_names,
         schema=schema,
         has_status=has_status,
+        columns=COLUMNS.get(plural, ()),
     )
 
 

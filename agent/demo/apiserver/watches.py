@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aiohttp import web
@@ -35,6 +36,8 @@ class Wish(NamedTuple):
     version: str
     bookmarks: bool
     seconds: float | None
+    show: Callable[[Json], Json]
+    """How an object is sent: as it is, or as a table."""
 
 
 class Limits(NamedTuple):
@@ -82,7 +85,7 @@ class Watch:
             return
         for obj in self._store.list(self._wish.resource.id, self._wish.namespace):
             if self._wish.selector.takes(obj):
-                self._lines.append(_line("ADDED", obj))
+                self._lines.append(_line("ADDED", self._wish.show(obj)))
 
     def _expire(self, gone: Expired) -> None:
         status = refusal.watch_expired(self._after, gone.oldest).status
@@ -96,10 +99,11 @@ class Watch:
     def _queue(self, event: Event) -> None:
         if self._cut or self._wish.namespace not in ("", event.key.namespace):
             return
-        line = _translated(event, self._wish.selector)
-        if line is None:
+        seen = _translated(event, self._wish.selector)
+        if seen is None:
             return
-        self._lines.append(line)
+        kind, obj = seen
+        self._lines.append(_line(kind, self._wish.show(obj)))
         self._told = event.version
         if len(self._lines) > self._limits.queue_events:
             self._lines.clear()
@@ -118,7 +122,7 @@ class Watch:
         resource, version = self._wish.resource, max(self._store.version, self._after)
         metadata = {"resourceVersion": str(version), "creationTimestamp": None}
         obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-        self._lines.append(_line("BOOKMARK", obj))
+        self._lines.append(_line("BOOKMARK", self._wish.show(obj)))
         self._told = version
         self._wake.set()
 
@@ -178,18 +182,17 @@ class Watch:
             reset(request.transport)
 
 
-def _translated(event: Event, selector: Selector) -> bytes | None:
+def _translated(event: Event, selector: Selector) -> tuple[str, Json] | None:
     """Return the event as a selecting client sees it, or None if it does not."""
     if event.type == "DELETED":
-        return _line("DELETED", event.object) if selector.takes(event.object) else None
+        return ("DELETED", event.object) if selector.takes(event.object) else None
     before = event.previous is not None and selector.takes(event.previous)
-    after = selector.takes(event.object)
-    if after:
-        return _line("MODIFIED" if before else "ADDED", event.object)
+    if selector.takes(event.object):
+        return ("MODIFIED" if before else "ADDED", event.object)
     if not before or event.previous is None:
         return None
     metadata = {**event.previous["metadata"], "resourceVersion": str(event.version)}
-    return _line("DELETED", {**event.previous, "metadata": metadata})
+    return ("DELETED", {**event.previous, "metadata": metadata})
 
 
 def _line(kind: str, obj: Json) -> bytes:
