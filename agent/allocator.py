@@ -1,9 +1,9 @@
 """The C library's allocator, told to give memory back.
 
 A backup allocates buffers of hundreds of kilobytes to some megabytes on a dozen threads. By
-default glibc keeps an arena a thread and never returns what such buffers held: 280 MiB resident
-after a backup of 1 GiB, against 180 MiB with these three settings, at the same speed
-(measured by ``benchmarks/bench_memory.py``).
+default glibc keeps an arena a thread and never returns what such buffers held. Backing 1 GiB up
+to S3 peaked at 260 MiB with two arenas and maps from 4 MiB on, and at 225 MiB with these
+settings, for no more CPU time (``benchmarks/bench_memory.py`` measures the peak).
 """
 
 import ctypes
@@ -13,8 +13,8 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
-ARENAS = 2
-MMAP_THRESHOLD_BYTES = 4 << 20
+ARENAS = 1
+MMAP_THRESHOLD_BYTES = 2 << 20
 TRIM_THRESHOLD_BYTES = 8 << 20
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,6 @@ import msgspec
 from agent import __version__
 from agent.access import Access, repository_options, stoppable
 from agent.allocator import limit_arenas
-from agent.cluster.mover import move
-from agent.cluster.run import run_agent
 from agent.config import agent_settings
 from agent.entry import Kind
 from agent.errors import (
@@ -354,6 +352,9 @@ def agent(**options: str | None) -> int:
     brackets, or PODLIFT_ and the option's name (PODLIFT_HOST_PODS); what stands last in brackets
     is the default.
     """
+    from agent.cluster.mover import move  # the Kubernetes client costs 35 MiB and 0.3 s
+    from agent.cluster.run import run_agent
+
     settings = agent_settings(options)
     logging.getLogger().setLevel(logging.INFO)
     raise_descriptor_limit()
