@@ -29,6 +29,7 @@ SLICE_BYTES = 1 << 20
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # FAT, some network file systems
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems cannot
 
 
@@ -219,8 +220,16 @@ class LocalStorage:
 
 
 def _link_into_place(temporary: Path, path: Path) -> None:
-    os.link(temporary, path)
-    os.unlink(temporary)
+    """Give the file its name only if nobody has it; raises ``FileExistsError``."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        os.close(_create(path))  # an empty file claims the name until it is replaced
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 def _create(path: Path) -> int:

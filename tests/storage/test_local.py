@@ -159,6 +159,25 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_directory_after(
     assert steps == ["sync file", "rename", "sync directory"]
 
 
+def test_a_file_system_without_hard_links_still_has_one_first_writer(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", fail(errno.EPERM))
+    assert local.put_new("config", b"first")
+    assert not local.put_new("config", b"second")
+    assert local.get("config") == b"first"
+    assert [p.name for p in Path(local.place).iterdir()] == ["config"]
+
+
+def test_a_new_object_on_a_full_disk_is_an_error(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", fail(errno.ENOSPC))
+    with pytest.raises(StorageError, match="free some space"):
+        local.put_new("config", b"1")
+    assert list(local.list("")) == []
+
+
 def test_a_component_that_is_a_file_holds_no_objects(local: LocalStorage) -> None:
     local.put("config", b"1")
     with pytest.raises(ObjectMissing):

@@ -259,3 +259,14 @@ def test_what_goes_over_the_line_is_lean(proxy: FaultProxy, proxied: S3Settings)
             for h in (with_checksum, without)]  # fmt: skip
     assert list(sums[0]) == ["x-amz-checksum-sha256"]
     assert sums[1] == {}
+
+
+def test_a_delete_that_finds_nothing_is_done_and_one_that_breaks_is_not(
+    proxy: FaultProxy, proxied: S3Settings
+) -> None:
+    storage = S3Storage(proxied)
+    proxy.add(reply(404, "NoSuchKey"), "DELETE")  # as some services answer
+    storage.delete("x")
+    proxy.add(Fault(Kind.RESET), "DELETE")
+    with pytest.raises(Unreachable):
+        storage.delete("x")
