@@ -11,10 +11,13 @@ from pathlib import Path
 
 _BLOCK = 1 << 20
 
+_Links = tuple[dict[tuple[int, int], bytes], dict[tuple[int, int], bytes]]
+"""For each file with several names: the copy of its first name; and the same from the copy."""
+
 
 def differences(left: Path, right: Path, *, times_of_root: bool = False) -> Iterator[str]:
     """Yield a sentence for each difference between two trees; nothing means identical."""
-    links: dict[tuple[int, int], bytes] = {}
+    links: _Links = ({}, {})
     pairs = [(b"", os.fsencode(left), os.fsencode(right))]
     while pairs:
         path, one, two = pairs.pop()
@@ -97,16 +100,18 @@ def _content(path: bytes, one: bytes, two: bytes) -> Iterator[str]:
                     return
 
 
-def _links(
-    path: bytes, one: bytes, two: bytes, links: dict[tuple[int, int], bytes]
-) -> Iterator[str]:
-    """Files that are one file in the source must be one file in the copy."""
-    found = os.lstat(one)
-    if found.st_nlink < 2:
-        return
-    first = links.setdefault((found.st_dev, found.st_ino), two)
-    if not os.path.samestat(os.lstat(first), os.lstat(two)):
-        yield f"{_shown(path)}: is no longer a hard link"
+def _links(path: bytes, one: bytes, two: bytes, links: _Links) -> Iterator[str]:
+    """Files that are one file on one side must be one file on the other."""
+    left, right = os.lstat(one), os.lstat(two)
+    copies, sources = links
+    if left.st_nlink > 1:
+        first = copies.setdefault((left.st_dev, left.st_ino), two)
+        if not os.path.samestat(os.lstat(first), right):
+            yield f"{_shown(path)}: is no longer a hard link"
+    if right.st_nlink > 1:
+        first = sources.setdefault((right.st_dev, right.st_ino), one)
+        if not os.path.samestat(os.lstat(first), left):
+            yield f"{_shown(path)}: has become a hard link"
 
 
 def _shown(path: bytes, name: bytes = b"") -> str:

@@ -35,12 +35,19 @@ def running(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and make it end; a second Ctrl-C shortens the wait, not the end."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()  # does nothing to one that has ended
+        process.wait()
 
 
 def wait_until(
@@ -50,9 +57,14 @@ def wait_until(
     end = time.monotonic() + START_SECONDS
     while not ready():
         if process.poll() is not None or time.monotonic() > end:
-            tail = log.read_text(errors="replace")[-2000:]
-            raise DemoError(f"{what} did not start; its log {log} ends with:\n{tail}")
+            raise DemoError(f"{what} did not start; its log says: {last_line(log)}")
         time.sleep(0.05)
+
+
+def last_line(log: Path) -> str:
+    """Return the end of a log that says most: its last line that is not empty."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "nothing"
 
 
 def free_port() -> int:

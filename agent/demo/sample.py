@@ -18,6 +18,7 @@ _TEXT = (
 )
 _WORDS = _TEXT.split()
 _OWNER = 1000
+_PAGE_PER_MEGABYTES = 170
 
 
 def make(root: Path, megabytes: int, seed: int = 1) -> None:
@@ -27,28 +28,45 @@ def make(root: Path, megabytes: int, seed: int = 1) -> None:
     _write(root / "logs" / "app.log", _log_lines(chance, megabytes // 3))
     _write(root / "db" / "table.pages", _pages(chance, megabytes - 2 * (megabytes // 3)))
     _source_tree(root / "src", chance)
-    _oddities(root / "odd")
+    _oddities(root / "odd", hole_bytes=2 * megabytes * MIB)
     if os.geteuid() == 0:
         _root_only(root / "owned")
 
 
-def change(root: Path, seed: int = 2) -> str:
-    """Change a little, as a day does; return what was done, in words."""
+def change(root: Path, megabytes: int, seed: int = 2) -> str:
+    """Change a volume of ``megabytes`` a little, as a day does; return what was done, in words.
+
+    A page overwritten or a line appended costs a whole chunk, of up to 8 MiB. So a volume of
+    much less than the demo's gets new files only.
+    """
     chance = random.Random(seed)
-    with (root / "logs" / "app.log").open("ab") as log:
-        for block in _log_lines(chance, 1):
-            log.write(block)
-    pages = root / "db" / "table.pages"
-    count = pages.stat().st_size // PAGE
-    with pages.open("r+b") as table:
-        for _ in range(3):
-            table.seek(chance.randrange(count) * PAGE)
-            table.write(chance.randbytes(PAGE))
+    words = f"{_add_log(root / 'logs', megabytes, chance)}, files added and removed"
+    pages = megabytes // _PAGE_PER_MEGABYTES
+    if pages:
+        _overwrite(root / "db" / "table.pages", pages, chance)
+        words = f"{pages} database pages overwritten, {words}"
     _write(root / "src" / "new.py", [b"print('new')\n"])
     (root / "src" / "mod00" / "file000.py").unlink()
     (root / "odd" / "renamed").hardlink_to(root / "odd" / "first-name")
     os.chmod(root / "odd" / "empty", 0o600)
-    return "1 MiB of log lines appended, 3 database pages overwritten, files added and removed"
+    return words
+
+
+def _add_log(folder: Path, megabytes: int, chance: random.Random) -> str:
+    lines = b"".join(_log_lines(chance, 1))[: megabytes * MIB // 500]
+    large = megabytes >= _PAGE_PER_MEGABYTES
+    with (folder / ("app.log" if large else "app.log.1")).open("ab") as log:
+        log.write(lines)
+    where = "appended to a log" if large else "in a new log"
+    return f"{len(lines) >> 10} KiB {where}"
+
+
+def _overwrite(table: Path, pages: int, chance: random.Random) -> None:
+    count = table.stat().st_size // PAGE
+    with table.open("r+b") as file:
+        for _ in range(pages):
+            file.seek(chance.randrange(count) * PAGE)
+            file.write(chance.randbytes(PAGE))
 
 
 def _write(path: Path, blocks: Iterator[bytes] | list[bytes]) -> None:
@@ -95,7 +113,7 @@ def _source_tree(root: Path, chance: random.Random) -> None:
             (folder / f"file{number:03d}.py").write_text(f'"""{text}"""\n')
 
 
-def _oddities(root: Path) -> None:
+def _oddities(root: Path, hole_bytes: int) -> None:
     (root / "empty-directory").mkdir(parents=True)
     (root / "empty").touch()
     (root / "symlink").symlink_to("../src/mod00")
@@ -107,8 +125,8 @@ def _oddities(root: Path) -> None:
     Path(os.fsdecode(bytes(root) + b"/not-utf8-\xff\xfe")).write_text("a name of any bytes\n")
     os.mkfifo(root / "fifo", 0o640)
     with (root / "sparse.img").open("wb") as sparse:
-        sparse.truncate(1 << 30)
-        sparse.seek(300 * MIB)
+        sparse.truncate(hole_bytes)
+        sparse.seek(hole_bytes // 3)
         sparse.write(b"one island in a sea of holes")
     (root / "attributed").write_text("with an extended attribute\n")
     try:

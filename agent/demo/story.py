@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,14 @@ from agent.cluster.client import Kube
 from agent.cluster.credentials import credentials
 from agent.config import ClusterAccess, child_environment
 from agent.demo import compare, objects, sample
-from agent.demo.processes import DemoError, free_port, listening, running, wait_until
+from agent.demo.processes import (
+    DemoError,
+    free_port,
+    last_line,
+    listening,
+    running,
+    wait_until,
+)
 from agent.errors import ApiError
 from agent.terminal import size_text
 
@@ -93,12 +101,15 @@ class Stage:
 
 
 def run(megabytes: int, keep: bool) -> bool:
-    """Play the demo; return whether everything held. Raises ``DemoError``."""
+    """Play the demo; return whether everything held."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C ends, this ends too
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(tempfile.mkdtemp(prefix="podlift-demo-"))
     try:
         with _stand_ins(folder, console) as stage:
             good = _Demo(stage, console, megabytes).play()
+    except DemoError as error:
+        good = _verdict(console, [str(error)])
     finally:
         if keep:
             console.print(f"kept: {folder}")
@@ -157,12 +168,14 @@ class _Demo:
         say(f"2. making a sample volume of {self._megabytes} MiB with every kind of file")
         sample.make(volume, self._megabytes)
         entries, size = compare.count(volume)
-        say(f"   {entries} entries, {size_text(size)} (1 GiB of it a hole)")
-        with self._agent():
-            first = self._backup("first", pod_uid, "3. first backup: a PodVolumeBackup is created")
-            done = sample.change(volume)
+        say(f"   {entries} entries, {size_text(size)} (most of it a hole)")
+        with self._agent() as agent:
+            say("3. first backup: a PodVolumeBackup is created")
+            first = self._backup("first", pod_uid, agent)
+            done = sample.change(volume, self._megabytes)
             say(f"4. changing a little: {done}")
-            second = self._backup("second", pod_uid, "5. second backup of the changed volume")
+            say("5. second backup of the changed volume")
+            second = self._backup("second", pod_uid, agent)
         self._require(
             second[1] <= MOST_REPEATED * first[1],
             f"the second backup stored {size_text(second[1])},"
@@ -170,7 +183,7 @@ class _Demo:
         )
         self._restore(volume, second[0])
         self._check()
-        return self._verdict()
+        return _verdict(self._console, self._failures)
 
     def _volume(self, pod_uid: str) -> Path:
         volume = (
@@ -180,7 +193,7 @@ class _Demo:
         return volume
 
     @contextlib.contextmanager
-    def _agent(self) -> Iterator[None]:
+    def _agent(self) -> Iterator[subprocess.Popen[bytes]]:
         stage = self._stage
         port = free_port()
         arguments = ["-m", "agent", "agent", "--node-name", objects.NODE]
@@ -189,16 +202,16 @@ class _Demo:
         arguments += ["--metrics-address", f"127.0.0.1:{port}"]
         with running("agent", arguments, stage.folder, stage.environment()) as process:
             wait_until(lambda: listening(port), "the agent", process, stage.folder / "agent.log")
-            yield
+            yield process
 
-    def _backup(self, name: str, pod_uid: str, heading: str) -> tuple[str, int]:
+    def _backup(self, name: str, pod_uid: str, agent: subprocess.Popen[bytes]) -> tuple[str, int]:
         """Create a PodVolumeBackup and follow it; return (snapshot id, bytes it stored)."""
-        self._console.print(heading)
         before = self._stored()
         started = time.monotonic()
 
         async def act(kube: Kube) -> _Status:
-            return await self._follow(kube, name, pod_uid)
+            path = await self._request(kube, name, pod_uid)
+            return await self._follow(kube, path, agent)
 
         status = asyncio.run(self._with_kube(act))
         stored = self._stored() - before
@@ -207,8 +220,10 @@ class _Demo:
             f"   {status.phase}: snapshot {status.snapshot_id[:8]}, {size_text(total)} in the"
             f" volume, {size_text(stored)} more in the bucket, {time.monotonic() - started:.1f} s"
         )
-        if status.phase != "Completed" or status.message:
-            self._failures.append(f"the {name} backup is {status.phase}: {status.message}")
+        if status.phase != "Completed":
+            raise DemoError(f"the {name} backup is {status.phase}: {status.message}")
+        if status.message:
+            self._failures.append(f"the {name} backup has something to say: {status.message}")
         return status.snapshot_id, stored
 
     async def _with_kube(self, act: Callable[[Kube], Awaitable[T]]) -> T:
@@ -232,10 +247,15 @@ class _Demo:
                 uid = msgspec.json.decode(body, type=_Object).metadata.uid
         return uid
 
-    async def _follow(self, kube: Kube, name: str, pod_uid: str) -> _Status:
+    async def _request(self, kube: Kube, name: str, pod_uid: str) -> str:
+        """Create a PodVolumeBackup as Velero's server does, and return its path."""
         collection = f"/apis/velero.io/v1/namespaces/{objects.VELERO}/podvolumebackups"
         wanted = objects.pod_volume_backup(name, pod_uid, self._stage.repository)
         made = msgspec.json.decode(await kube.create(collection, wanted), type=_Object)
+        return f"{collection}/{made.metadata.name}"
+
+    async def _follow(self, kube: Kube, path: str, agent: subprocess.Popen[bytes]) -> _Status:
+        """Show a backup's progress until it has ended."""
         columns = (
             TextColumn("   {task.description}"),
             BarColumn(),
@@ -246,8 +266,7 @@ class _Demo:
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("New", total=None, detail="")
             while True:
-                body = await kube.get(f"{collection}/{made.metadata.name}")
-                status = msgspec.json.decode(body, type=_Object).status or _Status()
+                status = msgspec.json.decode(await kube.get(path), type=_Object).status or _Status()
                 now = status.progress or _Progress()
                 bar.update(
                     task,
@@ -258,8 +277,10 @@ class _Demo:
                 )
                 if status.phase in {"Completed", "Failed"}:
                     return status
-                if time.monotonic() > end:
-                    raise DemoError(f"the backup is still {status.phase or 'New'}")
+                if agent.poll() is not None or time.monotonic() > end:
+                    says = last_line(self._stage.folder / "agent.log")
+                    state = status.phase or "New"
+                    raise DemoError(f"the backup is still {state}; the agent's log says: {says}")
                 await asyncio.sleep(POLL_SECONDS)
 
     def _stored(self) -> int:
@@ -294,21 +315,23 @@ class _Demo:
             whole, capture_output=True, text=True, env=stage.environment(), check=False
         )
         if done.returncode:
-            self._failures.append(f"podlift {command} ended with {done.returncode}: {done.stderr}")
-        return done.stdout or done.stderr
+            raise DemoError(f"podlift {command} ended with {done.returncode}: {done.stderr}")
+        return done.stdout
 
     def _require(self, holds: bool, sentence: str) -> None:
         self._console.print(f"   {sentence}", markup=False)
         if not holds:
             self._failures.append(sentence)
 
-    def _verdict(self) -> bool:
-        say = self._console.print
-        for failure in self._failures:
-            say(f"FAILED: {failure}", markup=False)
-        if self._failures:
-            say("Verdict: BAD: the demo did not hold; run it with --keep and look at its logs.")
-            return False
-        say("Verdict: GOOD: backed up, backed up again for nearly nothing, restored identically.")
-        say("Next: `podlift backup --help` by hand; deploy/daemonset.yaml for a cluster.")
-        return True
+
+def _verdict(console: Console, failures: list[str]) -> bool:
+    for failure in failures:
+        console.print(f"FAILED: {failure}", markup=False)
+    if failures:
+        console.print("Verdict: BAD: the demo did not hold; with --keep its folder and logs stay.")
+        return False
+    console.print(
+        "Verdict: GOOD: backed up, backed up again for nearly nothing, restored identically."
+    )
+    console.print("Next: `podlift backup --help` by hand; deploy/daemonset.yaml for a cluster.")
+    return True
