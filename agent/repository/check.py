@@ -14,11 +14,13 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, ObjectMissing
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import decode_index
+from agent.repository.indexview import IndexView
 from agent.repository.objects import Folder, file_key, names, pack_key, sizes
 from agent.repository.pack import PackedBlob, open_pack, packed_size
-from agent.repository.reader import open_blob
+from agent.repository.reader import BlobReader, open_blob
 from agent.repository.repository import Reader, Repository
 from agent.repository.snapshot import Snapshot, decode_snapshot
+from agent.repository.table import Table
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,11 +44,20 @@ def check(
     packs: dict[PackId, list[PackedBlob]] = {}
     yield from _indexes(repository, packs, cancel)
     yield from _packs(repository, packs, cancel)
-    yield from _trees(repository.reading(cancel), snapshots, cancel)
+    yield from _trees(_reader(repository, packs, cancel), snapshots, cancel)
     if read_data:
         for id, blobs in packs.items():
             cancel.check()
             yield from _read_pack(repository, id, blobs, cancel)
+
+
+def _reader(
+    repository: Repository, packs: dict[PackId, list[PackedBlob]], cancel: CancelToken
+) -> Reader:
+    """Read by the indexes that are intact: a damaged one must not hide what else is wrong."""
+    view = IndexView([Table.build(type, packs.items()) for type in BlobType])
+    objects = repository.objects
+    return Reader(BlobReader(objects.storage, objects.key, view, cancel), view)
 
 
 def _snapshots(repository: Repository, cancel: CancelToken) -> Iterator[Snapshot | Finding]:
@@ -94,7 +105,10 @@ def _packs(
         for name, size in sizes(repository.objects.storage, Folder.DATA, cancel)
     }
     for id in packs.keys() - stored.keys():
-        yield Finding(f"pack {id.hex()} is missing; backups that need its blobs are damaged")
+        yield Finding(
+            f"pack {id.hex()} is missing, and with it what the lines below name; restore it from a"
+            " copy, or run `restic repair index` and back up again what still exists"
+        )
     for id in stored.keys() - packs.keys():
         yield Finding(f"pack {id.hex()} is in no index; prune removes it", damage=False)
     for id, blobs in packs.items():
@@ -102,7 +116,10 @@ def _packs(
         end = 0
         for blob in ordered:
             if blob.offset != end:
-                yield Finding(f"the index leaves a gap in pack {id.hex()} at byte {end}")
+                yield Finding(
+                    f"the index leaves a gap in pack {id.hex()} at byte {end};"
+                    " `restic repair index` reads its header again"
+                )
                 break
             end += blob.length
         if id in stored and stored[id] != packed_size(ordered):
