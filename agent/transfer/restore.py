@@ -33,7 +33,7 @@ _LIGHTEST = 64 << 10
 
 
 class _Folder:
-    """One target directory, until everything in it is done."""
+    """One target directory, until everything in it is done; the root has no ``entry``."""
 
     def __init__(
         self, parent: "_Folder | None", entry: Entry | None, directory: TargetDirectory
@@ -110,33 +110,37 @@ class _Restore:
         self._pool.close()
 
     def walk(self, tree: bytes, root: TargetDirectory) -> None:
-        """Visit every tree, depth first."""
-        stack = [self._visit(_Folder(None, None, root), tree)]
-        while stack:
-            self._run.check()
-            below = next(stack[-1], None)
-            if below is None:
-                stack.pop()
-            else:
-                folder, subtree = below
-                stack.append(self._visit(folder, subtree))
+        """Visit every tree, depth first; however it ends, no directory is left open."""
+        top = _Folder(None, None, root)
+        stack = [(top, self._below(top, tree))]
+        try:
+            while stack:
+                self._run.check()
+                folder, visit = stack[-1]
+                below = next(visit, None)
+                if below is None:
+                    stack.pop()
+                    folder.done()
+                else:
+                    child, subtree = below
+                    stack.append((child, self._below(child, subtree)))
+        finally:
+            for folder, _ in reversed(stack):
+                folder.done()
         self._monitor.walk_finished()
 
-    def _visit(self, folder: _Folder, tree: bytes) -> Iterator[tuple[_Folder, bytes]]:
+    def _below(self, folder: _Folder, tree: bytes) -> Iterator[tuple[_Folder, bytes]]:
         """Make one directory's entries, and yield its subdirectories with their trees."""
-        try:
-            for entry in self._source.load_tree(tree):
-                self._run.check()
-                if entry.kind is Kind.DIRECTORY and entry.subtree is not None:
-                    below = self._enter(folder, entry)
-                    if below is not None:
-                        yield below, entry.subtree
-                elif entry.kind is Kind.FILE:
-                    self._file(folder, entry)
-                else:
-                    self._other(folder, entry)
-        finally:
-            folder.done()
+        for entry in self._source.load_tree(tree):
+            self._run.check()
+            if entry.kind is Kind.DIRECTORY and entry.subtree is not None:
+                below = self._enter(folder, entry)
+                if below is not None:
+                    yield below, entry.subtree
+            elif entry.kind is Kind.FILE:
+                self._file(folder, entry)
+            else:
+                self._other(folder, entry)
 
     def _enter(self, folder: _Folder, entry: Entry) -> _Folder | None:
         try:
