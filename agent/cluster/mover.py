@@ -25,11 +25,17 @@ NAMED_PROBLEMS = 10
 
 
 def move(
-    assignment: Assignment, monitor: Monitor, cancel: CancelToken, *, cache: Path | None = None
+    assignment: Assignment,
+    monitor: Monitor,
+    cancel: CancelToken,
+    *,
+    cache: Path | None = None,
+    lock_wait_seconds: float = LOCK_WAIT_SECONDS,
 ) -> Outcome:
     """Back the assigned volume up; make its repository first if nothing is there.
 
-    Raises ``PodliftError``; ``Canceled`` for a stop.
+    ``lock_wait_seconds`` is how long to wait while others hold the repository's lock. Raises
+    ``PodliftError``; ``Canceled`` for a stop.
     """
     with contextlib.closing(open_s3(assignment.storage)) as storage:
         repository = open_or_create(storage, assignment.password, cache=cache, cancel=cancel)
@@ -39,7 +45,7 @@ def move(
             host=HOST,
             tags=assignment.tags,
             choose_parent=lambda snapshots, now_ns: by_tags(snapshots, assignment.tags, now_ns),
-            lock_wait_seconds=LOCK_WAIT_SECONDS,
+            lock_wait_seconds=lock_wait_seconds,
         )
         result = run_backup(repository, request, monitor, cancel)
     names = tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS])
