@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from agent import __version__
 from agent.access import Access, repository_options, stoppable
 from agent.allocator import limit_arenas
+from agent.cancel import CancelToken
 from agent.config import agent_settings
 from agent.entry import Kind
 from agent.errors import (
@@ -37,13 +37,16 @@ from agent.monitor import Monitor
 from agent.repository.check import check as check_repository
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
-from agent.repository.snapshot import Snapshot
 from agent.terminal import (
     entry_line,
     name_text,
+    plain_text,
     problem_lines,
     progress,
+    result_json,
+    result_line,
     size_text,
+    snapshot_facts,
     snapshot_table,
 )
 from agent.transfer.job import ChooseParent, Request, run_backup
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except PodliftError as error:
-        click.echo(f"podlift: {error}", err=True)
+        click.echo(f"podlift: {plain_text(str(error))}", err=True)
         return next(
             (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), EXIT_FAILED
         )
@@ -107,10 +110,13 @@ def podlift(verbose: bool) -> None:
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some files could not be read,
     10 no repository, 11 locked, 12 wrong password, 130 interrupted.
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    _say_more(logging.INFO if verbose else logging.WARNING)
+
+
+def _say_more(level: int) -> None:
+    """Set the level of our own log; the libraries' stays at warnings."""
+    logging.getLogger("agent").setLevel(level)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -145,80 +151,67 @@ def init(access: Access) -> int:
     help="Earlier snapshot whose unchanged files need not be read.",
 )
 @click.option(
-    "--lock-wait", default=0.0, metavar="SECONDS", help="Wait this long for others' locks."
+    "--lock-wait",
+    "lock_wait_seconds",
+    type=click.FloatRange(min=0, max=7 * 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait this long for others' locks. [0]",
 )
 @json_option
-def backup(
-    access: Access,
-    path: Path,
-    tags: tuple[str, ...],
-    excludes: tuple[str, ...],
-    host: str,
-    parent: str,
-    lock_wait: float,
-    as_json: bool,
-) -> int:
+def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
     """Back up the content of the directory PATH.
 
     The snapshot's root is PATH's content, as `restic backup .` in PATH makes it. Files that
-    cannot be read are named and left out, and the exit code is 3.
+    cannot be read are named and left out, and the exit code is 3. With --json, one object on
+    stdout tells the result.
 
     \b
     podlift backup /srv/data --repo s3:https://s3.example.com/bucket/prefix --exclude '*.tmp'
     """
     raise_descriptor_limit()
+    tags = _tags(options["tags"])
     monitor = Monitor()
     with stoppable() as cancel, access.repository(cancel) as repository:
-        reported = str(path.absolute())
+        host, reported = options["host"], os.fsencode(path.absolute()).decode("utf-8", "replace")
         request = Request(
             path=str(path),
             reported_paths=(reported,),
             host=host,
-            tags=_tags(tags),
-            choose_parent=_parent_choice(repository, parent, host, reported),
-            excludes=excludes,
-            lock_wait_seconds=lock_wait,
+            tags=tags,
+            choose_parent=_parent_choice(repository, options["parent"], (host, reported), cancel),
+            excludes=options["excludes"],
+            lock_wait_seconds=options["lock_wait_seconds"],
         )
         with progress(monitor, "backup", quiet=as_json):
             result = run_backup(repository, request, monitor, cancel)
-    now = result.counters
-    problem_lines(monitor.problems, now.problems)
-    if as_json:
-        report = {
-            "snapshot_id": result.snapshot_id,
-            "files": now.files,
-            "bytes": now.bytes_done,
-            "data_added": now.bytes_added,
-            "data_added_packed": now.bytes_stored,
-            "errors": now.problems,
-            "seconds": round(result.seconds, 3),
-        }
-        click.echo(json.dumps(report))
-    else:
-        click.echo(
-            f"snapshot {result.snapshot_id[:8]}: {now.files} files, {size_text(now.bytes_done)};"
-            f" added {size_text(now.bytes_added)}, stored as {size_text(now.bytes_stored)},"
-            f" in {result.seconds:.1f} s"
-        )
-    return EXIT_PARTIAL if now.problems else 0
+    problem_lines(monitor.problems, result.counters.problems)
+    click.echo(result_json(result) if as_json else result_line(result))
+    return EXIT_PARTIAL if result.counters.problems else 0
 
 
 def _tags(tags: Sequence[str]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for tag in tags:
         key, equals, value = tag.partition("=")
         if not key or not equals or "," in tag:
             raise UsageError(f"--tag {tag!r} is not KEY=VALUE without a comma")
+        if key in pairs:
+            raise UsageError(f"--tag {key}=… is given twice; a key has one value")
         pairs[key] = value
     return pairs
 
 
-def _parent_choice(repository: Repository, wanted: str, host: str, reported: str) -> ChooseParent:
+def _parent_choice(
+    repository: Repository, wanted: str, origin: tuple[str, str], cancel: CancelToken
+) -> ChooseParent:
+    """Return how the parent is found; ``origin`` is the host and the path of the new snapshot."""
     if wanted == "none":
         return lambda snapshots, now_ns: None
     if wanted == "auto":
-        return lambda snapshots, now_ns: by_paths(snapshots, host, [reported], now_ns)
-    chosen = repository.snapshot(wanted)
+        host, path = origin
+        return lambda snapshots, now_ns: by_paths(snapshots, host, [path], now_ns)
+    chosen = repository.snapshot(wanted, cancel)
     return lambda snapshots, now_ns: chosen
 
 
@@ -232,7 +225,11 @@ def _parent_choice(repository: Repository, wanted: str, host: str, reported: str
     help="Directory to restore into; made if missing. What else is in there stays.",
 )
 def restore(access: Access, snapshot: str, target: Path) -> int:
-    """Restore SNAPSHOT (an id, the beginning of one, or `latest`) into a directory."""
+    """Restore SNAPSHOT (an id, the beginning of one, or `latest`) into a directory.
+
+    Owners, devices and other people's attributes need root. Entries that cannot be restored in
+    full are named, and the exit code is 3.
+    """
     raise_descriptor_limit()
     monitor = Monitor()
     with (
@@ -256,19 +253,14 @@ def restore(access: Access, snapshot: str, target: Path) -> int:
 @repository_options
 @json_option
 def snapshots(access: Access, as_json: bool) -> int:
-    """List the snapshots, oldest first."""
+    """List the snapshots, oldest first; --json gives the fields that restic gives."""
     with stoppable() as cancel, access.repository(cancel) as repository:
         found = repository.snapshots(cancel)
     if as_json:
-        click.echo(json.dumps([_snapshot_json(snapshot) for snapshot in found]))
+        click.echo(json.dumps([snapshot_facts(snapshot) for snapshot in found]))
     else:
         snapshot_table(found)
     return 0
-
-
-def _snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
-    facts: dict[str, Any] = msgspec.to_builtins(snapshot)
-    return {**facts, "tree": snapshot.tree.hex()}
 
 
 @podlift.command()
@@ -298,7 +290,10 @@ def ls(access: Access, snapshot: str, long: bool) -> int:
 @repository_options
 @click.option("--read-data", is_flag=True, help="Also read and verify every byte of every pack.")
 def check(access: Access, read_data: bool) -> int:
-    """Verify that everything the snapshots need is there and intact."""
+    """Verify that everything the snapshots need is there and intact.
+
+    Prints a line for each finding. Damage ends with exit code 1; hints cost nothing but space.
+    """
     damage = hints = 0
     with (
         stoppable() as cancel,
@@ -308,11 +303,11 @@ def check(access: Access, read_data: bool) -> int:
         for finding in check_repository(repository, read_data=read_data, cancel=cancel):
             damage += finding.damage
             hints += not finding.damage
-            click.echo(f"{'damage' if finding.damage else 'hint'}: {finding.message}")
+            click.echo(plain_text(f"{'damage' if finding.damage else 'hint'}: {finding.message}"))
         place = repository.place
     scope = "structure and every byte" if read_data else "structure (--read-data reads it all)"
     if damage:
-        click.echo(f"{place}: {damage} kinds of damage; checked: {scope}")
+        click.echo(f"{place} is DAMAGED: {damage} findings; checked: {scope}")
         return EXIT_FAILED
     click.echo(f"{place} is in order; checked: {scope}" + (f"; {hints} hints" if hints else ""))
     return 0
@@ -356,14 +351,25 @@ def agent(**options: str | None) -> int:
     from agent.cluster.run import run_agent
 
     settings = agent_settings(options)
-    logging.getLogger().setLevel(logging.INFO)
+    _say_more(logging.INFO)
     raise_descriptor_limit()
-    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the cache directory {settings.cache_dir} cannot be made: {error.strerror};"
+            " choose another --cache-dir (or PODLIFT_CACHE_DIR)"
+        ) from None
     return asyncio.run(run_agent(settings, functools.partial(move, cache=settings.cache_dir)))
 
 
 @podlift.command()
-@click.option("--megabytes", default=510, help="Size of the sample volume in MiB. [510]")
+@click.option(
+    "--megabytes",
+    type=click.IntRange(min=30, max=1 << 20),
+    default=510,
+    help="Size of the sample volume in MiB. [510]",
+)
 @click.option("--keep", is_flag=True, help="Keep the demo's folder, logs and files.")
 def demo(megabytes: int, keep: bool) -> int:
     """Show the main job on this machine, on stand-ins for S3 and the API server.

@@ -1,4 +1,4 @@
-"""What a person sees: progress on a terminal, lines in a log, tables of results.
+"""What a person sees: progress on a terminal, lines in a log, tables of results; JSON for scripts.
 
 Progress goes to stderr, results to stdout. A terminal gets a live bar; anything else gets a line
 every half minute, so that a log tells the same story. Nothing here can hold up a transfer: it
@@ -7,32 +7,39 @@ only reads the monitor's counters.
 
 import contextlib
 import datetime
+import json
+import stat
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from agent.entry import Entry, Kind
 from agent.monitor import Counters, Monitor
-from agent.repository.snapshot import Snapshot
+from agent.repository.snapshot import Snapshot, encode_snapshot
+from agent.repository.zone import local_zone
+from agent.transfer.job import Result
 
 LINE_SECONDS = 30.0
 FRAME_SECONDS = 0.2
+NAMED_PROBLEMS = 20
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_LETTERS = {
-    Kind.FILE: "-",
-    Kind.DIRECTORY: "d",
-    Kind.SYMLINK: "l",
-    Kind.FIFO: "p",
-    Kind.BLOCK_DEVICE: "b",
-    Kind.CHARACTER_DEVICE: "c",
-    Kind.SOCKET: "s",
+_KINDS = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.SOCKET: stat.S_IFSOCK,
 }
 
 
@@ -46,14 +53,22 @@ def size_text(size: float) -> str:
 
 
 def time_text(time_ns: int) -> str:
-    """Return a time for people, in local time to the second."""
-    moment = datetime.datetime.fromtimestamp(time_ns / 1e9, datetime.UTC).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    """Return a time for people, in local time to the second, or in seconds if no calendar has it."""
+    seconds = time_ns // 1_000_000_000
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+    except (ValueError, OverflowError, OSError):  # a file's owner may set any year
+        return f"@{seconds}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def name_text(name: bytes) -> str:
     """Return a name that cannot move the cursor or colour the terminal."""
-    text = name.decode("utf-8", "backslashreplace")
+    return plain_text(name.decode("utf-8", "backslashreplace"))
+
+
+def plain_text(text: str) -> str:
+    """Return a text as one line that cannot move the cursor or colour the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -119,35 +134,65 @@ def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
         table.add_column(heading, justify="right" if heading in {"Size", "Files"} else "left")
     for snapshot in snapshots:
         summary = snapshot.summary
-        table.add_row(
+        cells = (
             snapshot.id[:8],
             time_text(snapshot.time_ns),
-            snapshot.hostname,
+            plain_text(snapshot.hostname),
             size_text(summary.total_bytes_processed) if summary else "",
             str(summary.total_files_processed) if summary else "",
-            "\n".join(snapshot.tags),
-            "\n".join(snapshot.paths),
+            "\n".join(map(plain_text, snapshot.tags)),
+            "\n".join(map(plain_text, snapshot.paths)),
         )
+        table.add_row(*map(Text, cells))  # as text: a tag in brackets is no markup
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 def entry_line(path: bytes, entry: Entry) -> str:
     """Return a line of ``ls --long``."""
-    bits = "".join(
-        letter if entry.permissions & (1 << (8 - place)) else "-"
-        for place, letter in enumerate("rwxrwxrwx")
-    )
-    owner = f"{entry.user or entry.uid}:{entry.group or entry.gid}"
+    mode = stat.filemode(_KINDS[entry.kind] | entry.permissions)
+    owner = plain_text(f"{entry.user or entry.uid}:{entry.group or entry.gid}")
     target = f" -> {name_text(entry.link_target)}" if entry.kind is Kind.SYMLINK else ""
     return (
-        f"{_LETTERS[entry.kind]}{bits} {owner:<16} {entry.size:>12}"
-        f" {time_text(entry.mtime_ns)} {name_text(path)}{target}"
+        f"{mode} {owner:<16} {entry.size:>12} {time_text(entry.mtime_ns)} {name_text(path)}{target}"
     )
 
 
 def problem_lines(problems: Sequence[Exception], count: int) -> None:
-    """Print the entries that were left out, to stderr."""
-    for problem in problems[:20]:
-        click.echo(f"  left out: {name_text(str(problem).encode())}", err=True)
-    if count > 20:
-        click.echo(f"  … and {count - 20} more", err=True)
+    """Print what was left out or is not complete, to stderr."""
+    shown = problems[:NAMED_PROBLEMS]
+    for problem in shown:
+        click.echo(f"  {plain_text(str(problem))}", err=True)
+    if count > len(shown):
+        click.echo(f"  … and {count - len(shown)} more", err=True)
+
+
+def result_json(result: Result) -> str:
+    """Return a backup's result for scripts, as one line of JSON."""
+    now = result.counters
+    report = {
+        "snapshot_id": result.snapshot_id,
+        "files": now.files,
+        "bytes": now.bytes_done,
+        "data_added": now.bytes_added,
+        "data_added_packed": now.bytes_stored,
+        "errors": now.problems,
+        "seconds": round(result.seconds, 3),
+    }
+    return json.dumps(report)
+
+
+def result_line(result: Result) -> str:
+    """Return a backup's result for people."""
+    now = result.counters
+    return (
+        f"snapshot {result.snapshot_id[:8]}: {now.files} files, {size_text(now.bytes_done)};"
+        f" added {size_text(now.bytes_added)}, stored as {size_text(now.bytes_stored)},"
+        f" in {result.seconds:.1f} s"
+        + (f"; {now.problems} entries were left out" if now.problems else "")
+    )
+
+
+def snapshot_facts(snapshot: Snapshot) -> dict[str, Any]:
+    """Return a snapshot for scripts, in the fields of `restic snapshots --json`."""
+    stored: dict[str, Any] = json.loads(encode_snapshot(snapshot, local_zone))
+    return {**stored, "id": snapshot.id, "short_id": snapshot.id[:8]}
