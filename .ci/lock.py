@@ -53,12 +53,15 @@ def compile_into(target: Path, sources: dict[str, list[str]], scratch: Path, upg
     if target.exists() and not upgrade:
         output.write_text(target.read_text())
     pip_compile = str(Path(sys.executable).with_name("pip-compile"))
-    subprocess.run(  # noqa: S603 - our own tool, our own arguments
+    done = subprocess.run(  # noqa: S603 - our own tool, our own arguments
         [pip_compile, *COMPILE, "--output-file", target.name, *names],
         cwd=scratch,
-        check=True,
+        check=False,
         env={**os.environ, "CUSTOM_COMPILE_COMMAND": "make lock"},  # noqa: TID251 - passed on
     )
+    if done.returncode != 0:
+        hint = "" if upgrade else "; if old pins are in the way: make lock ARGS=--upgrade"
+        sys.exit(f"{target.name} was left as it was: pip-compile found no set of versions{hint}")
     target.write_text(output.read_text())
 
 
