@@ -72,7 +72,8 @@ class BlobReader:
         if unread is not None:
             raise unread
         raise DamagedBlob(
-            f"{'; '.join(damage)}. `restic repair packs` and a new backup mend what still can be"
+            f"{type.word} blob {id.hex()} cannot be read: {'; '.join(damage)}. `restic repair packs`"
+            " and a new backup mend what still can be"
         )
 
     def _too_short(self, place: Found) -> bool:

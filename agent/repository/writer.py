@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from agent.cancel import CancelToken
 from agent.entry import Entry
-from agent.errors import RepositoryError
+from agent.errors import DamagedBlob, RepositoryError
 from agent.monitor import Monitor
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import Packs
@@ -38,25 +38,38 @@ OPEN_PACKS = 2
 
 
 class _Known:
-    """Which blobs need not be stored: those indexed, and those some thread is storing now."""
+    """Which blobs need not be stored: those indexed, and those some thread is storing now.
+
+    When an indexed tree turns out to be damaged, all trees of the run are stored again: the ones
+    below it were not looked at, and the new snapshot must not rely on them.
+    """
 
     def __init__(self, view: IndexView) -> None:
         self._view = view
         self._lock = threading.Lock()
         self._claimed: dict[BlobType, set[BlobId]] = {type: set() for type in BlobType}
+        self._distrusted: set[BlobType] = set()
 
     def claim(self, type: BlobType, id: BlobId) -> bool:
         """Tell whether the caller is the one who has to store this blob."""
         with self._lock:
             claimed = self._claimed[type]
-            if id in claimed or self._view.has(type, id):
+            if id in claimed or self._indexed(type, id):
                 return False
             claimed.add(id)
             return True
 
     def has(self, type: BlobType, id: BlobId) -> bool:
         with self._lock:
-            return id in self._claimed[type] or self._view.has(type, id)
+            return id in self._claimed[type] or self._indexed(type, id)
+
+    def distrust(self, type: BlobType) -> None:
+        """Rely no more on what earlier runs stored of this type."""
+        with self._lock:
+            self._distrusted.add(type)
+
+    def _indexed(self, type: BlobType, id: BlobId) -> bool:
+        return type not in self._distrusted and self._view.has(type, id)
 
     def indexed(self, packs: Packs) -> None:
         """Move blobs from the claimed to the indexed ones; they are in either at any time."""
@@ -64,7 +77,8 @@ class _Known:
         with self._lock:
             for _, blobs in packs:
                 for blob in blobs:
-                    self._claimed[blob.type].discard(blob.id)
+                    if blob.type not in self._distrusted:
+                        self._claimed[blob.type].discard(blob.id)
 
 
 class _OpenPacks:
@@ -155,8 +169,15 @@ class Writer:
         return self._store(BlobType.TREE, encode_tree(entries, local_zone))
 
     def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of an earlier snapshot's directory."""
-        return self._reader.load_tree(id)
+        """Return the entries of an earlier snapshot's directory.
+
+        Raises ``DamagedBlob`` or ``MalformedData``; after the first, trees are stored anew.
+        """
+        try:
+            return self._reader.load_tree(id)
+        except DamagedBlob:
+            self._known.distrust(BlobType.TREE)
+            raise
 
     def finish(self, snapshot: Snapshot) -> str:
         """Flush packs, write the index, then the snapshot; return its id."""

@@ -1,0 +1,164 @@
+"""Reading blobs: what they promise, from any pack that keeps the promise, or an error."""
+
+import pytest
+from msgspec.structs import replace
+
+from agent.cancel import NEVER
+from agent.errors import DamagedBlob, Unreachable
+from agent.monitor import Monitor
+from agent.repository import reader as reader_module
+from agent.repository.identity import BlobId, BlobType
+from agent.repository.indexfile import decode_index
+from agent.repository.indexview import IndexView
+from agent.repository.objects import Folder, pack_key
+from agent.repository.opening import open_repository
+from agent.repository.repository import Repository
+from agent.storage.faults import Fault, Faulty, failing
+from agent.storage.memory import MemoryStorage
+from tests.repository.making import PASSWORD, keys, new_repository, store_chunks
+
+CHUNK = b"a chunk of data" * 100
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    return MemoryStorage()
+
+
+@pytest.fixture
+def repository(storage: MemoryStorage) -> Repository:
+    return new_repository(storage)
+
+
+def store_twice(repository: Repository) -> bytes:
+    """Store one chunk by two writers that do not know of each other: it lies in two packs."""
+    lock = repository.locked(exclusive=False)
+    with (
+        lock as held,
+        repository.writing(held, Monitor(), NEVER) as one,
+        repository.writing(held, Monitor(), NEVER) as two,
+    ):
+        id = one.store_chunk(CHUNK)
+        assert two.store_chunk(CHUNK) == id
+        two.store_chunk(b"what makes the second pack differ")
+        for writer in (one, two):
+            for packs in writer._open.values():
+                packs.flush()
+            writer._uploads.drain()
+    return id
+
+
+def places(repository: Repository, id: bytes) -> list[str]:
+    return [pack_key(f.pack) for f in repository.load_index().find(BlobType.DATA, BlobId(id))]
+
+
+def damage(storage: MemoryStorage, key: str, how: str) -> None:
+    body = storage.get(key)
+    if how == "delete":
+        storage.delete(key)
+    elif how == "truncate":
+        storage.put(key, body[:20])
+    else:
+        storage.put(key, body[:20] + bytes([body[20] ^ 1]) + body[21:])
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_of_two_packs_the_good_one_is_used(
+    storage: MemoryStorage, repository: Repository, how: str, which: int
+) -> None:
+    id = store_twice(repository)
+    both = places(repository, id)
+    assert len(both) == 2
+    damage(storage, both[which], how)
+    assert repository.reading().load_chunk(id) == CHUNK
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
+def test_without_a_good_pack_the_blob_is_damaged_and_named(
+    storage: MemoryStorage, repository: Repository, how: str
+) -> None:
+    (id,), _ = store_chunks(repository, [CHUNK])
+    (pack,) = places(repository, id)
+    damage(storage, pack, how)
+    with pytest.raises(DamagedBlob, match=pack[-64:]):
+        repository.reading().load_chunk(id)
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
+def test_a_tree_in_a_damaged_pack_is_damaged(
+    storage: MemoryStorage, repository: Repository, how: str
+) -> None:
+    _, snapshot = store_chunks(repository, [CHUNK])
+    tree = repository.snapshot(snapshot).tree
+    (place,) = repository.load_index().find(BlobType.TREE, BlobId(tree))
+    key = pack_key(place.pack)
+    body = storage.get(key)
+    if how == "delete":
+        storage.delete(key)
+    else:
+        storage.put(key, body[:20] if how == "truncate" else bytes([body[0] ^ 1]) + body[1:])
+    with pytest.raises(DamagedBlob, match="tree blob"):
+        repository.reading().load_tree(tree)
+
+
+def test_a_storage_that_fails_is_not_called_damage(
+    storage: MemoryStorage, repository: Repository
+) -> None:
+    (id,), _ = store_chunks(repository, [CHUNK])
+    faulty = Faulty(storage, Fault("get_range", failing(Unreachable("down"))))
+    with pytest.raises(Unreachable):
+        open_repository(faulty, PASSWORD).reading().load_chunk(id)
+
+
+def test_a_storage_that_fails_for_one_pack_is_helped_by_the_other(
+    storage: MemoryStorage, repository: Repository
+) -> None:
+    id = store_twice(repository)
+    faulty = Faulty(storage, Fault("get_range", failing(Unreachable("down"))))
+    assert open_repository(faulty, PASSWORD).reading().load_chunk(id) == CHUNK
+
+
+def test_a_blob_that_no_index_names_is_said_with_a_remedy(repository: Repository) -> None:
+    with pytest.raises(DamagedBlob, match="in no index.*repair index"):  # noqa: RUF043
+        repository.reading().load_chunk(bytes(32))
+
+
+def test_a_blob_under_another_id_is_refused(
+    storage: MemoryStorage, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id,), _ = store_chunks(repository, [CHUNK])
+    find = IndexView.find
+
+    def lie(self: IndexView, type: BlobType, wanted: BlobId) -> object:
+        (found,) = find(self, type, BlobId(id))
+        return [replace(found, blob=replace(found.blob, id=wanted))]
+
+    monkeypatch.setattr(IndexView, "find", lie)
+    with pytest.raises(DamagedBlob, match="does not match its id"):
+        repository.reading().load_chunk(b"x" * 32)
+
+
+def test_tree_packs_are_fetched_once_and_few_are_kept(
+    storage: MemoryStorage, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, snapshot = store_chunks(repository, [])
+    tree = repository.snapshot(snapshot).tree
+    counted = Faulty(storage)
+    reading = open_repository(counted, PASSWORD).reading()
+    counted.calls.clear()
+    for _ in range(3):
+        assert reading.load_tree(tree) == []
+    assert [op for op, _ in counted.calls] == ["get"]
+    monkeypatch.setattr(reader_module, "TREE_PACKS_BYTES", 0)
+    assert reading.load_tree(tree) == []
+
+
+def test_the_view_keeps_growing_tables_few(repository: Repository) -> None:
+    ids = [store_chunks(repository, [bytes([n]) * 100])[0][0] for n in range(20)]
+    view = IndexView([])
+    for name in keys(repository.objects.storage, "index"):
+        view.add(decode_index(repository.objects.load(Folder.INDEX, name[-64:]), name))
+    assert all(view.has(BlobType.DATA, BlobId(id)) for id in ids)
+    assert view.count(BlobType.DATA) == 20
+    assert len(view.all(BlobType.DATA)) < 10
