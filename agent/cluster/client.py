@@ -15,6 +15,7 @@ import contextlib
 import random
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,6 +47,8 @@ _KEEPALIVE = (
 """A dead peer is noticed within about a minute (kubernetes.md section 6, practice 2)."""
 
 _RETRY_AFTER_LIMIT_SECONDS = 60.0
+
+CLOSING_STEPS, CLOSING_STEP_SECONDS = 50, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,24 @@ class _Status(msgspec.Struct):
 class _Rest(rest.RESTClientObject):
     """The library's transport with TCP keepalive (its connector method is meant for this)."""
 
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__(configuration)
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    async def all_closed(self) -> None:
+        """Wait until the sockets are closed: aborted TLS connections end a little later."""
+        for _ in range(CLOSING_STEPS):
+            if all(made.fileno() < 0 for made in self._sockets):
+                return
+            await asyncio.sleep(CLOSING_STEP_SECONDS)
+
     def _create_connector(self) -> aiohttp.TCPConnector:
         def keepalive_socket(address: Any) -> socket.socket:
             made = socket.socket(address[0], address[1], address[2])
             made.setblocking(False)
             for level, option, value in _KEEPALIVE:
                 made.setsockopt(level, option, value)
+            self._sockets.add(made)
             return made
 
         return aiohttp.TCPConnector(
@@ -113,7 +128,7 @@ class Kube:
         self, configuration: Configuration, credentials: Credentials, patience: Patience
     ) -> None:
         self._api = ApiClient(configuration)
-        self._api.rest_client = _Rest(configuration)
+        self._rest = self._api.rest_client = _Rest(configuration)
         self._api.user_agent = FIELD_MANAGER
         self._credentials = credentials
         self._patience = patience
@@ -137,6 +152,7 @@ class Kube:
     async def close(self) -> None:
         """Close all connections."""
         await self._api.close()  # type: ignore[no-untyped-call]
+        await self._rest.all_closed()
 
     async def get(self, path: str, query: Query | None = None) -> bytes:
         """Return the answer's body; raises ``ApiError``."""

@@ -56,7 +56,7 @@ class Controller:
         if backup := self._backups.get(pvb.uid):
             backup.observe(pvb)
         if pvb.node != self._bench.us.node or pvb.final or pvb.uid in self._ended:
-            self._known.pop(pvb.uid, None)
+            self._drop(pvb.uid)
         else:
             self._known[pvb.uid] = pvb
             self._not_before.pop(pvb.uid, None)
@@ -67,11 +67,14 @@ class Controller:
         self._forget(pvb.uid)
         self._ended.discard(pvb.uid)
 
-    def _forget(self, uid: str) -> None:
+    def _drop(self, uid: str) -> None:
         self._known.pop(uid, None)
         self._not_before.pop(uid, None)
         self._alive.pop(uid, None)
         self._counted.discard(uid)
+
+    def _forget(self, uid: str) -> None:
+        self._drop(uid)
         if backup := self._backups.get(uid):
             backup.abandon("the PodVolumeBackup was deleted")
 
@@ -187,16 +190,14 @@ class Controller:
         """After a lost race: see how things are now, never write again blindly."""
         seen = await self._bench.desk.read(name)
         if seen is None or seen.uid != uid:
-            self._known.pop(uid, None)
+            self._drop(uid)
         else:
             self.changed(seen)
 
     def _close(self, uid: str) -> None:
         """Expect nothing more of an object, whatever late events say."""
         self._ended.add(uid)
-        self._known.pop(uid, None)
-        self._not_before.pop(uid, None)
-        self._counted.discard(uid)
+        self._drop(uid)
 
     def _later(self, uid: str) -> None:
         self._not_before[uid] = self._bench.clock.monotonic() + AGAIN_SECONDS
