@@ -343,7 +343,7 @@ def test_no_file_names_a_path_of_a_machine_or_a_registry_host() -> None:
     foreign = re.compile(
         rb"(?<![\w.-])/(?:work|root|home|Users)/\w|[.]pyenv\b"
         rb"|\b(?:pypi|pythonhosted|npmjs|crates|debian|golang)\.(?:org|io)\b(?=[/:\s\"'])"
-        rb"|\b(?:docker|ghcr|quay|gcr)\.io\b|\bregistry\.[a-z0-9-]+\.(?:io|org|com)\b"
+        rb"|\b(?:docker|ghcr|quay|gcr)\.io\b|\bregistry\.(?!example\.)[a-z0-9-]+\.(?:io|org|com)\b"
     )
     found = [
         f"{path.relative_to(ROOT)}: {match.group().decode()}"
