@@ -25,6 +25,7 @@ from agent.errors import Canceled, ClusterError, StorageError, UsageError
 from agent.monitor import Monitor
 from tests.cluster.scene import NO_TIME, NODE, create_pvb, read_pvb, until
 from tests.support.apihandle import ApiServer, Json
+from tests.support.apiservers import StandinServer
 
 SNAPSHOT = "5a" * 32
 VELERO = "v1.17.2"  # the first with spec.cancel
@@ -399,6 +400,39 @@ async def test_two_agents_on_one_node_share_the_work_and_take_nothing_twice(
     assert {end["phase"] for end in ends} == {"Completed"}
     taken = [assignment.name for assignment in mover.assignments + other.assignments]
     assert sorted(taken) == names
+
+
+@pytest.mark.parametrize(
+    ("verb", "plural", "changes", "end"),
+    [
+        ("patch", "podvolumebackups", {}, "Completed"),
+        ("patch", "podvolumebackups", {"uploaderType": "kopia"}, "Failed"),
+        ("get", "pods", {}, "Failed"),
+    ],
+)
+async def test_a_right_that_is_missing_is_tried_again_once_it_is_there(
+    standin: StandinServer,
+    tmp_path: Path,
+    mover: FakeMover,
+    verb: str,
+    plural: str,
+    changes: Any,
+    end: str,
+) -> None:
+    stage = Stage(standin, tmp_path)
+    stage.pvb("b-1", **changes)
+    path = standin.path("podvolumebackups", "b-1")
+    if plural == "pods":
+        mark = '{"node":"node-1","pod":"agent-x","podUid":"gone","attempt":"old"}'
+        standin.patch(path, {"metadata": {"annotations": {"podlift.io/owner": mark}}})
+        standin.patch_status(path, {"phase": "InProgress"})
+    standin.faults.deny(verb, plural)
+    async with agent_on(stage, mover):
+        await until(lambda: 403 in {seen.status for seen in standin.requests}, "a refusal")
+        assert stage.status("b-1").get("phase") != end
+        standin.faults.clear()
+        standin.patch(path, {"metadata": {"labels": {"rights": "given"}}})
+        assert (await stage.ended("b-1"))["phase"] == end
 
 
 @pytest.mark.parametrize(
