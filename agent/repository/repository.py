@@ -20,6 +20,7 @@ from agent.repository.parameters import RepositoryConfig
 from agent.repository.reader import BlobReader
 from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
+from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import Session, Writer
 
 LOADERS = 4
@@ -142,12 +143,21 @@ class Repository:
 
     @contextlib.contextmanager
     def writing(
-        self, lock: HeldLock, monitor: Monitor, cancel: CancelToken = NEVER
+        self,
+        lock: HeldLock,
+        monitor: Monitor,
+        cancel: CancelToken = NEVER,
+        *,
+        connections: int = CONNECTIONS,
     ) -> Iterator[Writer]:
-        """Load the index, and write in the scope, under a lock that is held already."""
+        """Load the index, and write in the scope, under a lock that is held already.
+
+        ``connections`` packs are in flight at most, each of which is 16 MiB of memory.
+        """
         view = self.load_index(cancel)
         chunking = self.config.chunking()
-        writer = Writer(Session(self.objects, view, lock, chunking, monitor, cancel))
+        session = Session(self.objects, view, lock, chunking, monitor, cancel, connections)
+        writer = Writer(session)
         try:
             yield writer
         except BaseException:

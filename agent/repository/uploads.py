@@ -34,14 +34,19 @@ class Uploads:
     """Sends packs, and writes an index file when enough of them have arrived."""
 
     def __init__(
-        self, objects: Objects, lock: HeldLock, monitor: Monitor, cancel: CancelToken
+        self,
+        objects: Objects,
+        lock: HeldLock,
+        monitor: Monitor,
+        cancel: CancelToken,
+        connections: int = CONNECTIONS,
     ) -> None:
         self._objects = objects
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
-        self._pool = concurrent.futures.ThreadPoolExecutor(CONNECTIONS, "upload")
-        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._pool = concurrent.futures.ThreadPoolExecutor(connections, "upload")
+        self._slots = threading.BoundedSemaphore(connections)
         self._state = threading.Lock()
         self._arrived: Packs = []
         self._arrived_blobs = 0

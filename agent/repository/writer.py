@@ -30,7 +30,7 @@ from agent.repository.reader import BlobReader
 from agent.repository.sealing import DEFAULT_LEVEL, Sealer
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
-from agent.repository.uploads import Uploads
+from agent.repository.uploads import CONNECTIONS, Uploads
 from agent.repository.zone import local_zone
 from chunker import Parameters
 
@@ -134,6 +134,7 @@ class Session:
     chunking: Parameters
     monitor: Monitor
     cancel: CancelToken
+    connections: int = CONNECTIONS
     level: int = DEFAULT_LEVEL
 
 
@@ -142,7 +143,13 @@ class Writer:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._uploads = Uploads(session.objects, session.lock, session.monitor, session.cancel)
+        self._uploads = Uploads(
+            session.objects,
+            session.lock,
+            session.monitor,
+            session.cancel,
+            session.connections,
+        )
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed
         self._open = {type: _OpenPacks(type, self._uploads) for type in BlobType}

@@ -13,6 +13,7 @@ from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, Summary
+from agent.repository.uploads import CONNECTIONS
 from agent.transfer.backup import Source, back_up
 from agent.transfer.parent import tagged
 from agent.volume.exclude import Exclude
@@ -29,7 +30,8 @@ class Request:
     """What to back up and how the snapshot is to be called.
 
     ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
-    snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks.
+    snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks,
+    ``connections`` how many packs are sent at a time.
     """
 
     path: str
@@ -39,6 +41,7 @@ class Request:
     choose_parent: ChooseParent
     excludes: tuple[str, ...] = ()
     lock_wait_seconds: float = 0
+    connections: int = CONNECTIONS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def run_backup(
         # snapshots before the index: what they name is then in the index that is read next
         parent = request.choose_parent(_snapshots(repository, cancel), started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
-        with repository.writing(lock, monitor, cancel) as writer:
+        with repository.writing(lock, monitor, cancel, connections=request.connections) as writer:
             tree = back_up(source, writer, monitor, cancel)
             summary = _summary(monitor.counters, started_ns)
             snapshot_id = writer.finish(_snapshot(request, parent, tree, summary))
