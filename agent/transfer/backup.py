@@ -15,7 +15,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -110,50 +110,46 @@ class _Backup:
 
     def walk(self, source: Source) -> None:
         """Visit every directory, depth first, in order of names."""
-        root = Folder(None, 0, None, None)
-        subtree = source.parent_tree
-        stack = [self._visit(source, root, source.volume.root, subtree)]
+        root, directory = Folder(None, 0, None, None), source.volume.root
+        stack = [(directory, self._visit(source, root, directory, source.parent_tree))]
         try:
             while stack:
                 self.run.check()
-                opened = next(stack[-1], None)
+                opened = next(stack[-1][1], None)
                 if opened is None:
-                    stack.pop()
+                    stack.pop()[0].close()
                 else:
                     folder, directory = opened
                     subtree = folder.earlier.subtree if folder.earlier is not None else None
-                    stack.append(self._visit(source, folder, directory, subtree))
+                    stack.append((directory, self._visit(source, folder, directory, subtree)))
         finally:
-            for visit in stack:
-                visit.close()  # gives its directory back while the error is still on its way
+            for directory, _ in stack:
+                directory.close()
         self._monitor.walk_finished()
 
     def _visit(
         self, source: Source, folder: Folder, directory: Directory, earlier_tree: bytes | None
-    ) -> Generator[tuple[Folder, Directory], None, None]:
+    ) -> Iterator[tuple[Folder, Directory]]:
         """Deal with one directory's entries, and yield its subdirectories, opened."""
-        try:
-            entries = self._list(source, folder, directory)
-            if entries is None:
-                return
-            earlier = self._earlier(earlier_tree, directory.path)
-            if not entries:
-                self._assembly.store(folder)
-                return
-            folder.expect(len(entries))
-            self._sort_out(folder, directory, entries, earlier)
-            for place, entry in enumerate(entries):
-                if entry.kind is not Kind.DIRECTORY:
-                    continue
-                child = Folder(folder, place, entry, earlier.get(entry.name))
-                if not directory.crossable(entry):
-                    self._assembly.store(child)
-                elif (opened := self._open(directory, entry)) is not None:
-                    yield child, opened
-                else:
-                    self._assembly.finish(folder, place, None)
-        finally:
-            directory.close()
+        entries = self._list(source, folder, directory)
+        if entries is None:
+            return
+        earlier = self._earlier(earlier_tree, directory.path)
+        if not entries:
+            self._assembly.store(folder)
+            return
+        folder.expect(len(entries))
+        self._sort_out(folder, directory, entries, earlier)
+        for place, entry in enumerate(entries):
+            if entry.kind is not Kind.DIRECTORY:
+                continue
+            child = Folder(folder, place, entry, earlier.get(entry.name))
+            if not directory.crossable(entry):
+                self._assembly.store(child)
+            elif (opened := self._open(directory, entry)) is not None:
+                yield child, opened
+            else:
+                self._assembly.finish(folder, place, None)
 
     def _open(self, directory: Directory, entry: Entry) -> Directory | None:
         try:

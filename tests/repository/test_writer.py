@@ -280,6 +280,26 @@ def test_a_failure_of_the_very_last_pack_is_not_missed(storage: MemoryStorage) -
         assert keys(where, "snapshots") == []
 
 
+def test_a_failure_is_noted_before_its_pack_stops_counting_as_running(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    fail = uploads.Uploads.fail
+
+    def look(self: uploads.Uploads, error: BaseException) -> None:
+        running.append(len(self._running))
+        fail(self, error)
+
+    monkeypatch.setattr(uploads.Uploads, "fail", look)
+    _, repository = faulty_repository(
+        storage, Fault("put", failing(Unreachable("down")), key="data/*", times=9)
+    )
+    with pytest.raises(Unreachable):
+        store_chunks(repository, [chunk(1)])
+    assert running
+    assert 0 not in running
+
+
 @pytest.mark.parametrize("folder", ["index", "snapshots"])
 def test_an_index_or_snapshot_that_cannot_be_written_ends_the_run(
     storage: MemoryStorage, folder: str

@@ -1,0 +1,137 @@
+"""The parts of a transfer by themselves: parent choice, hard links, pools."""
+
+import threading
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.entry import Entry, Kind
+from agent.errors import Canceled
+from agent.repository.snapshot import Snapshot
+from agent.transfer.hardlinks import HardLinks
+from agent.transfer.parent import by_paths, by_tags, tagged
+from agent.transfer.pool import Pool, Run
+
+
+def snapshot(
+    time_ns: int, *tags: str, host: str = "h", paths: tuple[str, ...] = ("/v",)
+) -> Snapshot:
+    return Snapshot(time_ns=time_ns, tree=bytes(32), tags=tags, hostname=host, paths=paths)
+
+
+class TestParent:
+    def test_the_newest_of_the_same_host_and_paths_is_taken(self) -> None:
+        old, new = snapshot(1), snapshot(5)
+        others = [snapshot(9, host="other"), snapshot(9, paths=("/w",)), snapshot(99)]
+        assert by_paths([old, new, *others], "h", ["/v"], now_ns=10) is new
+
+    def test_more_paths_than_asked_for_will_do(self) -> None:
+        wide = snapshot(1, paths=("/v", "/w"))
+        assert by_paths([wide], "h", ["/v"], 10) is wide
+        assert by_paths([wide], "h", ["/v", "/x"], 10) is None
+
+    def test_the_same_claim_and_volume_win_over_the_same_pod(self) -> None:
+        tags = {"pvc-uid": "1", "volume": "data", "ns": "n", "pod": "p"}
+        same = snapshot(1, *tagged(tags))
+        claim_only = snapshot(2, "pvc-uid=1", "volume=renamed")
+        pod_only = snapshot(3, "ns=n", "pod=p", "volume=data")
+        every = [same, claim_only, pod_only]
+        assert by_tags(every, tags, 10) is same
+        assert by_tags(every[1:], tags, 10) is claim_only
+        assert by_tags(every[2:], tags, 10) is pod_only
+        assert by_tags([snapshot(4, "ns=other")], tags, 10) is None
+
+    def test_without_tags_there_is_no_parent(self) -> None:
+        assert by_tags([snapshot(1)], {}, 10) is None
+        assert by_tags([snapshot(1, "pvc-uid=")], {"pvc-uid": ""}, 10) is None
+
+    def test_tags_are_stored_in_order_of_their_keys(self) -> None:
+        assert tagged({"b": "2", "a": "1"}) == ("a=1", "b=2")
+
+
+def file(inode: int, content: bytes, links: int = 2) -> Entry:
+    return Entry(
+        name=b"f", kind=Kind.FILE, permissions=0o644, uid=0, gid=0, mtime_ns=0, ctime_ns=0,
+        inode=inode, device=1, links=links, content=(content,),
+    )  # fmt: skip
+
+
+class TestHardLinks:
+    def test_the_same_content_keeps_its_identity(self) -> None:
+        links = HardLinks()
+        assert links.settle(file(1, b"a")) == links.settle(file(1, b"a")) == file(1, b"a")
+
+    @pytest.mark.parametrize("later_links", [1, 2])
+    def test_an_inode_that_was_reused_loses_its_identity(self, later_links: int) -> None:
+        links = HardLinks()
+        links.settle(file(1, b"a"))
+        settled = links.settle(file(1, b"b", later_links))
+        assert (settled.links, settled.inode) == (1, 0)
+        assert settled.content == (b"b",)
+        assert links.settle(file(2, b"b")) == file(2, b"b")
+
+    def test_files_with_one_link_are_not_remembered(self) -> None:
+        links = HardLinks()
+        links.settle(file(1, b"a", links=1))
+        assert links.settle(file(1, b"b", links=1)) == file(1, b"b", links=1)
+        assert links._contents == {}
+
+
+class TestPool:
+    def test_no_more_than_the_budget_is_held(self) -> None:
+        run = Run(CancelToken())
+        pool = Pool(run, "t", 4, budget=10)
+        held = []
+        for _ in range(50):
+            pool.submit(3, lambda: held.append(pool._held))
+        pool.wait_idle()
+        pool.close()
+        assert len(held) == 50
+        assert max(held) <= 9
+
+    def test_what_is_heavier_than_the_budget_goes_alone(self) -> None:
+        pool = Pool(Run(CancelToken()), "t", 2, budget=10)
+        assert pool.submit(1000, lambda: 1).result() == 1
+        pool.wait_idle()
+        pool.close()
+
+    def test_the_first_failure_ends_everything(self) -> None:
+        run = Run(CancelToken())
+        pool = Pool(run, "t", 1, budget=10)
+
+        def fail() -> None:
+            raise ValueError("first")
+
+        failed = pool.submit(10, fail)
+        assert isinstance(failed.exception(), ValueError)
+        with pytest.raises(ValueError, match="first"):
+            pool.wait_idle()
+        with pytest.raises(ValueError, match="first"):
+            pool.submit(10, lambda: None)
+        run.fail(ValueError("second"))
+        with pytest.raises(ValueError, match="first"):
+            run.check()
+        pool.close()
+
+    def test_who_waits_for_room_hears_of_the_stop(self) -> None:
+        token = CancelToken()
+        pool = Pool(Run(token), "t", 1, budget=1)
+        blocked = threading.Event()
+        pool.submit(1, blocked.wait)
+        token.cancel("enough")
+        with pytest.raises(Canceled):
+            pool.submit(1, lambda: None)
+        blocked.set()
+        pool.close()
+
+    def test_dropped_work_frees_its_room(self) -> None:
+        pool = Pool(Run(CancelToken()), "t", 1, budget=10)
+        blocked = threading.Event()
+        pool.submit(5, blocked.wait)
+        waiting = pool.submit(5, lambda: None)
+        blocked_soon = threading.Timer(0, blocked.set)
+        blocked_soon.start()
+        pool.close()
+        blocked_soon.join()
+        assert waiting.done()
+        assert pool._held == 0
