@@ -14,6 +14,7 @@ from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
 from agent.transfer.job import Request, run_backup
 from agent.transfer.parent import by_tags
+from agent.volume.reader import Volume
 
 HOST = "velero"
 """The host name of every snapshot that Velero's restic made (velero.md section 5.5)."""
@@ -37,6 +38,7 @@ def move(
     ``lock_wait_seconds`` is how long to wait while others hold the repository's lock. Raises
     ``PodliftError``; ``Canceled`` for a stop.
     """
+    Volume.open(assignment.volume_path).close()  # no repository for what cannot be read
     with contextlib.closing(open_s3(assignment.storage)) as storage:
         repository = open_or_create(storage, assignment.password, cache=cache, cancel=cancel)
         request = Request(
