@@ -15,7 +15,6 @@ import stat as mode_bits
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
@@ -26,6 +25,7 @@ from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader
 from agent.volume.mounts import mount_id
 from agent.volume.names import NameCache
+from agent.volume.scope import Scoped
 from agent.volume.xattrs import Attributes, read_xattrs
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -53,7 +53,7 @@ class Surroundings:
     names: NameCache
 
 
-class Directory:
+class Directory(Scoped):
     """One open directory of a volume; any thread may use it while it holds a reference."""
 
     def __init__(self, descriptor: int, path: bytes, surroundings: Surroundings) -> None:
@@ -167,17 +167,6 @@ class Directory:
                 return
             self._closed = True
         self.release()
-
-    def __enter__(self) -> "Directory":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _held(self) -> Iterator[int]:

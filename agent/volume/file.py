@@ -13,13 +13,13 @@ import dataclasses
 import errno
 import os
 from collections.abc import Iterator
-from types import TracebackType
 
 import msgspec
 
 from agent.entry import Entry
 from agent.errors import SourceError
 from agent.volume.descriptors import reason
+from agent.volume.scope import OneDescriptor
 
 _BLOCK = 512
 """The unit of ``st_blocks``, whatever the file system (stat(3type))."""
@@ -37,7 +37,7 @@ class Hole:
     length: int
 
 
-class FileReader:
+class FileReader(OneDescriptor):
     """One open file; used by one thread at a time, closed by whoever opened it."""
 
     def __init__(self, descriptor: int, path: bytes, entry: Entry, stat: os.stat_result) -> None:
@@ -45,7 +45,7 @@ class FileReader:
         self.entry = entry
         self.bytes_delivered = 0
         self.changed = False
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         self._opened = stat
         # A file with a block for each byte has no holes; asking would only cost time.
         self._sparse = stat.st_blocks * _BLOCK < stat.st_size
@@ -76,23 +76,6 @@ class FileReader:
         if self.entry.size == self.bytes_delivered:
             return self.entry
         return msgspec.structs.replace(self.entry, size=self.bytes_delivered)
-
-    def close(self) -> None:
-        """Give the descriptor back; closing twice does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> "FileReader":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _differs(self, now: os.stat_result) -> bool:
         before = self._opened

@@ -7,18 +7,18 @@ through it.
 
 import errno
 import os
-from types import TracebackType
 
 from agent.errors import VolumeError
 from agent.volume.descriptors import proc_path, reason
 from agent.volume.directory import Directory, Surroundings
 from agent.volume.mounts import holds_mounts, mount_id
 from agent.volume.names import NameCache
+from agent.volume.scope import Scoped
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Volume:
+class Volume(Scoped):
     """The directory of a volume, open until ``close``; a context manager."""
 
     def __init__(self, descriptor: int, path: bytes) -> None:
@@ -37,17 +37,6 @@ class Volume:
     def close(self) -> None:
         """Give the root back; directories below live until they are closed themselves."""
         self.root.close()
-
-    def __enter__(self) -> "Volume":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_root(path: str | bytes | os.PathLike[str]) -> int:

@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
-from types import TracebackType
 
 from agent.entry import Entry
 from agent.errors import SourceError, VolumeError
 from agent.volume.descriptors import reason
 from agent.volume.metadata import apply_metadata
+from agent.volume.scope import OneDescriptor
 
 Problem = Callable[[SourceError], None]
 """Who hears about an entry that was not restored in full; called from any thread."""
@@ -52,7 +52,7 @@ def report(path: bytes, failures: list[str], problem: Problem) -> None:
         problem(SourceError(path, "; ".join(failures)))
 
 
-class TargetFile:
+class TargetFile(OneDescriptor):
     """One new file; closed by whoever made it. Threads may write different ranges at once."""
 
     def __init__(self, descriptor: int, path: bytes, problem: Problem) -> None:
@@ -60,7 +60,7 @@ class TargetFile:
         stat = os.fstat(descriptor)
         self.path = path
         self.place = Place(path, stat.st_dev, stat.st_ino)
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         self._problem = problem
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
@@ -90,21 +90,8 @@ class TargetFile:
 
     def close(self) -> None:
         """Give the descriptor back; closing twice does nothing. Raises as ``write_at``."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with target_errors(self.path):  # network file systems refuse late
-                os.close(descriptor)
-
-    def __enter__(self) -> "TargetFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        with target_errors(self.path):  # network file systems refuse late
+            super().close()
 
     def _write(self, offset: int, view: memoryview) -> None:
         while view:

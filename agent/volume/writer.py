@@ -9,7 +9,6 @@ anew, exclusively; and metadata is set through a descriptor of what was made, ne
 import os
 import stat as mode_bits
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
 from agent.entry import Entry, Kind
@@ -18,6 +17,7 @@ from agent.volume.descriptors import DIRECTORY, join, pin, pinned, proc_path, re
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
 from agent.volume.reader import open_root
+from agent.volume.scope import OneDescriptor, Scoped
 from agent.volume.target_file import Place, Problem, TargetFile, report, target_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +32,7 @@ _SPECIAL = {
 _Made = TypeVar("_Made")
 
 
-class TargetTree:
+class TargetTree(Scoped):
     """The directory that a restore fills, open until ``close``; a context manager."""
 
     def __init__(self, descriptor: int, path: bytes, problem: Problem) -> None:
@@ -69,19 +69,8 @@ class TargetTree:
         """Give the root back; directories below live until they are closed themselves."""
         self.root.close()
 
-    def __enter__(self) -> "TargetTree":
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class TargetDirectory:
+class TargetDirectory(OneDescriptor):
     """One open directory of a target.
 
     Threads may make entries in it at once; it is closed when all of them are made, after
@@ -91,8 +80,8 @@ class TargetDirectory:
 
     def __init__(self, descriptor: int, path: bytes, tree: TargetTree) -> None:
         """Take ``descriptor`` over; ``make_directory`` is the way to make one."""
+        super().__init__(descriptor)
         self.path = path
-        self._descriptor = descriptor
         self._tree = tree
 
     def make_directory(self, entry: Entry) -> "TargetDirectory":
@@ -189,23 +178,6 @@ class TargetDirectory:
     def finish_metadata(self, entry: Entry) -> None:
         """Set the directory's own metadata, after all its entries were made."""
         report(self.path, apply_metadata(self._descriptor, entry), self._tree.problem)
-
-    def close(self) -> None:
-        """Give the descriptor back; closing twice does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> "TargetDirectory":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _path_of(self, entry: Entry) -> bytes:
         name = entry.name
