@@ -12,9 +12,8 @@ from agent.cluster.assignment import Assignment, Outcome
 from agent.monitor import Monitor
 from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
-from agent.transfer.job import Request, run_backup
+from agent.transfer.job import Request, require_volume, run_backup
 from agent.transfer.parent import by_tags
-from agent.volume.reader import Volume
 
 HOST = "velero"
 """The host name of every snapshot that Velero's restic made (velero.md section 5.5)."""
@@ -38,7 +37,7 @@ def move(
     ``lock_wait_seconds`` is how long to wait while others hold the repository's lock. Raises
     ``PodliftError``; ``Canceled`` for a stop.
     """
-    Volume.open(assignment.volume_path).close()  # no repository for what cannot be read
+    require_volume(str(assignment.volume_path))  # else a repository is made for nothing
     with contextlib.closing(open_s3(assignment.storage)) as storage:
         repository = open_or_create(storage, assignment.password, cache=cache, cancel=cancel)
         request = Request(

@@ -54,6 +54,11 @@ class Result:
     seconds: float
 
 
+def require_volume(path: str) -> None:
+    """Raise ``VolumeError`` unless the directory can be read; for a look before anything is made."""
+    Volume.open(path).close()
+
+
 def run_backup(
     repository: Repository, request: Request, monitor: Monitor, cancel: CancelToken
 ) -> Result:
