@@ -14,6 +14,7 @@ import botocore.exceptions as boto
 import pytest
 
 from agent.cancel import NEVER
+from agent.demo.authority import make_certificates
 from agent.errors import (
     AccessDenied,
     BucketMissing,
@@ -33,7 +34,6 @@ from agent.storage.s3body import SLICE_BYTES, Body, Guard
 from agent.storage.s3client import LISTED, _take_listing, find_region, make_client
 from agent.storage.s3errors import translate
 from agent.storage.settings import S3Settings, settings_for, trust_also
-from tests.support.certificates import make_certificates
 from tests.support.s3servers import S3Server
 
 CALLS: list[Callable[[S3Storage], object]] = [

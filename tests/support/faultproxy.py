@@ -20,7 +20,7 @@ import struct
 import threading
 from typing import Any
 
-from tests.support.certificates import make_certificates
+from agent.demo.authority import make_certificates
 from tests.support.s3servers import S3Server
 
 STALL_SECONDS = 60  # nobody waits that long: the stall ends when the proxy is closed

@@ -22,8 +22,8 @@ from typing import Any
 import boto3
 import pytest
 
+from agent.demo.authority import make_certificates
 from agent.storage.settings import S3Settings
-from tests.support.certificates import make_certificates
 
 START_SECONDS = 60
 

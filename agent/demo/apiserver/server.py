@@ -12,13 +12,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from agent.demo.apiserver import authority, core, velero
+from agent.demo.apiserver import core, velero
 from agent.demo.apiserver.faults import Faults
 from agent.demo.apiserver.http import Api, Seen
 from agent.demo.apiserver.registry import Registry
 from agent.demo.apiserver.store import Store
 from agent.demo.apiserver.watches import Limits
 from agent.demo.apiserver.writes import Mode, Target, Writes
+from agent.demo.authority import make_certificates
 from agent.errors import ClusterError
 
 HOST = "127.0.0.1"
@@ -39,7 +40,8 @@ class Server:
         self.api = Api(self.store, self.registry)
         self.api.faults.tokens = {TOKEN}
         self._runner: web.AppRunner | None = None
-        self.ca = authority.create(directory)
+        self._certificates = make_certificates(directory)
+        self.ca = self._certificates.ca
         self._add_namespaces()
 
     def _add_namespaces(self) -> None:
@@ -66,7 +68,7 @@ class Server:
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5
         )
         await self._runner.setup()
-        context = authority.server_context(self.directory)
+        context = self._certificates.server_context()
         site = web.TCPSite(self._runner, HOST, self.port, ssl_context=context)
         await site.start()
         if not self.port:

@@ -1,7 +1,12 @@
-"""Throw-away certificate authorities, each with a certificate for loopback."""
+"""Throw-away certificate authorities, each with a certificate for a server on loopback.
+
+Made anew for each folder; an authority's key is never written, since the one certificate that it
+signs is all that it is for.
+"""
 
 import datetime
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +23,17 @@ class Certificates(NamedTuple):
     certificate: Path
     key: Path
 
+    def server_context(self) -> ssl.SSLContext:
+        """Return the server's side of TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
-def make_certificates(directory: Path, name: str = "podlift test CA") -> Certificates:
-    """Write an authority and a certificate for 127.0.0.1, ::1 and localhost, valid a day."""
+
+def make_certificates(directory: Path, name: str = "podlift stand-in CA") -> Certificates:
+    """Write an authority and a certificate for 127.0.0.1, ::1 and localhost, valid a month."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
+    made = Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key")
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     ca = (
@@ -49,6 +60,7 @@ def make_certificates(directory: Path, name: str = "podlift test CA") -> Certifi
     )
     made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    made.key.touch(mode=0o600)
     made.key.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -70,7 +82,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
     )
 
 
