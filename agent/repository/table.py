@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from agent.repository.crypto import Buffer
 from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob
 
@@ -30,7 +31,7 @@ class Found(msgspec.Struct, frozen=True):
 class Table:
     """An immutable set of blobs of one type; membership by binary search."""
 
-    def __init__(self, type: BlobType, packs: bytes, records: bytes | memoryview) -> None:
+    def __init__(self, type: BlobType, packs: bytes, records: Buffer) -> None:
         self.type = type
         self.packs = packs
         self.records = memoryview(records)
@@ -67,7 +68,10 @@ class Table:
         for table in tables:
             shifted.append(table._shifted(first))
             first += len(table.packs) // ID_SIZE
-        return cls(type, packs, b"".join(heapq.merge(*shifted)))
+        records = bytearray()
+        for record in heapq.merge(*shifted):
+            records += record  # not joined from a list: that would hold every record as an object
+        return cls(type, packs, records)
 
     def _shifted(self, first_pack: int) -> Iterator[bytes]:
         if first_pack == 0:
