@@ -9,7 +9,6 @@ import pytest
 from agent.storage.contract import Storage
 from agent.storage.opening import open_s3
 from tests.interop.runs import back_up, restore_latest
-from tests.interop.test_restic import old
 from tests.interop.volumes import differences
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
@@ -48,7 +47,6 @@ def test_restic_and_we_share_a_repository_on_s3(
     restic.run(repo, "backup", ".", "--host", "interop", *tls, cwd=volume, env=environment)
     again = back_up(storage, volume)
     assert again.counters.files_new == again.counters.data_blobs == 0
-    if not old(restic):
-        assert again.counters.tree_blobs == 0
+    assert again.counters.tree_blobs == 0
     restore_latest(storage, tmp_path / "by-us")
     assert differences(volume, tmp_path / "by-us") == []

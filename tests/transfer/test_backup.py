@@ -1,5 +1,6 @@
 """Backups: what is counted, what is taken from the parent, what is left out, and what is stored."""
 
+import concurrent.futures
 import os
 import random
 import resource
@@ -371,6 +372,21 @@ def test_no_descriptor_stays_open(bench: Bench) -> None:
     before = len(os.listdir("/proc/self/fd"))
     bench.run()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_two_nodes_back_up_into_one_repository_at_a_time(bench: Bench, tmp_path: Path) -> None:
+    other = Bench(tmp_path / "other", bench.storage)
+    other.volume.mkdir()
+    for number in range(30):
+        (bench.volume / f"f{number}").write_bytes(noise(number, 50_000))
+        (other.volume / f"g{number}").write_bytes(noise(number + 15, 50_000))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(each.run) for each in (bench, other)]
+        results = [run.result() for run in runs]
+    for each, result in zip((bench, other), results, strict=True):
+        assert each.content(result.snapshot_id) == all_content(each.volume)
+        assert each.counters.bytes_done == each.counters.bytes_total == 1_500_000
+    assert keys(bench.storage, "locks") == []
 
 
 def test_a_damaged_parent_costs_reading_only(
