@@ -1,0 +1,263 @@
+"""What cannot be backed up: each has its own message, and nothing is changed or lost.
+
+One agent serves the whole module; it is asked for one impossible backup after the other. The
+command line's own bad input is in ``tests/cli``.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.cluster.assignment import Assignment
+from agent.cluster.mover import move
+from agent.demo.apiserver import Standin
+from agent.errors import RepositoryLocked
+from agent.monitor import Monitor
+from agent.repository.objects import fresh_iv
+from agent.repository.opening import create_repository, open_repository
+from agent.storage.contract import Storage
+from agent.storage.opening import open_s3
+from tests.e2e.scene import PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
+from tests.support.apihandle import Json
+from tests.support.apiservers import StandinServer
+from tests.support.requirements import missing
+from tests.support.s3servers import S3Server
+
+
+@pytest.fixture(scope="module")
+def scene(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    standin = Standin(tmp_path_factory.mktemp("standin"))
+    standin.start()
+    try:
+        server = StandinServer(standin)
+        server.apply_velero_crds()
+        yield Scene(server, s3_server, tmp_path_factory.mktemp("scene") / "scene")
+    finally:
+        standin.stop()
+
+
+@pytest.fixture(scope="module")
+def agent(scene: Scene) -> Iterator[Agent]:
+    with scene.agent(wrapper=WITHOUT_OVERRIDE) as agent:
+        yield agent
+
+
+@pytest.fixture
+def volume(scene: Scene) -> Volume:
+    return scene.volume().fill(file=b"content")
+
+
+class Refusal:
+    """Asks for a backup that must fail, and looks whether the bucket has changed."""
+
+    def __init__(self, scene: Scene, agent: Agent) -> None:
+        self._scene = scene
+        self._agent = agent
+
+    def __call__(self, where: Volume, **changes: object) -> str:
+        before = self._scene.objects()
+        status = self._scene.ended(self._scene.backup(where, **changes), self._agent)
+        assert status["phase"] == "Failed", status
+        assert "snapshotID" not in status
+        assert status["completionTimestamp"] >= status["startTimestamp"]
+        assert self._scene.objects() == before
+        message = status["message"]
+        assert "Traceback" not in message
+        assert "internal error" not in message
+        return str(message)
+
+
+@pytest.fixture
+def refusal(scene: Scene, agent: Agent) -> Refusal:
+    return Refusal(scene, agent)
+
+
+@contextlib.contextmanager
+def storage_at(scene: Scene, prefix: str) -> Iterator[Storage]:
+    with contextlib.closing(open_s3(scene.settings(prefix))) as storage:
+        yield storage
+
+
+class TestTheRepository:
+    def test_wrong_password(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        with storage_at(scene, "bad/password") as storage:
+            create_repository(storage, "another password")
+        message = refusal(volume, repoIdentifier=scene.identifier_of("bad/password"))
+        assert "the password opens none of the 1 keys" in message
+        assert "velero-repo-credentials" in message
+
+    def test_version_3(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        with storage_at(scene, "bad/version") as storage:
+            create_repository(storage, PASSWORD)
+            repository = open_repository(storage, PASSWORD)
+            config = b'{"version":3,"id":"%s","chunker_polynomial":"3abc9bff07d9e5"}' % (b"ab" * 32)
+            storage.put("config", repository.objects.key.seal(fresh_iv(), config))
+        message = refusal(volume, repoIdentifier=scene.identifier_of("bad/version"))
+        assert "version 3" in message
+
+    def test_damaged_config(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        with storage_at(scene, "bad/config") as storage:
+            create_repository(storage, PASSWORD)
+            config = bytearray(storage.get("config"))
+            config[40] ^= 1
+            storage.put("config", config)
+        message = refusal(volume, repoIdentifier=scene.identifier_of("bad/config"))
+        assert "config is damaged" in message
+        assert "restore it from a copy" in message
+
+    def test_locked(self, scene: Scene, volume: Volume) -> None:
+        """The agent would wait for half an hour, so the mover is called with less patience."""
+        with storage_at(scene, "bad/locked") as storage:
+            create_repository(storage, PASSWORD)
+            repository = open_repository(storage, PASSWORD)
+            before = scene.objects()
+            with repository.locked(exclusive=True), pytest.raises(RepositoryLocked) as refused:
+                move(_assignment(scene, volume), Monitor(), CancelToken(), lock_wait_seconds=0)
+        assert "is locked: exclusive lock of" in str(refused.value)
+        assert f"(pid {os.getpid()})" in str(refused.value)
+        assert scene.objects() == before
+
+
+def _assignment(scene: Scene, volume: Volume) -> Assignment:
+    metadata = volume.pod["metadata"]
+    return Assignment(
+        name="nightly-1",
+        namespace=scene.server.namespace,
+        uid="uid",
+        volume_path=volume.path,
+        storage=scene.settings("bad/locked"),
+        repository=scene.identifier_of("bad/locked"),
+        password=PASSWORD,
+        tags={"volume": "data"},
+        pvc_uid=volume.claim_uid,
+        pod_namespace=metadata["namespace"],
+        pod_name=metadata["name"],
+        volume="data",
+        reported_path=str(volume.path),
+    )
+
+
+class TestTheLocation:
+    def test_no_bucket(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        scene.location("no-bucket", bucket="never-made")
+        message = refusal(
+            volume,
+            backupStorageLocation="no-bucket",
+            repoIdentifier=f"s3:{scene.s3_url}/never-made/velero/restic/app",
+        )
+        assert "never-made" in message
+        assert "bucket" in message
+        assert "does not exist" in message
+
+    def test_no_permission(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        s3 = scene.s3
+        if not s3.checks:
+            missing("a ministack that checks", "pip install 'ministack>=1.5.33'")
+        keys = f"aws_access_key_id={s3.weak_access_key}\naws_secret_access_key={s3.weak_secret_key}"
+        scene.secret("weak", "file", f"[default]\n{keys}\n")
+        scene.location("weak", secret="weak")
+        message = refusal(volume, backupStorageLocation="weak")
+        assert "check the access key and its rights to this bucket and prefix" in message
+
+    def test_no_location(self, volume: Volume, refusal: Refusal) -> None:
+        message = refusal(volume, backupStorageLocation="nowhere")
+        assert "BackupStorageLocation" in message
+        assert "nowhere does not exist" in message
+
+    def test_no_credentials(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        scene.location("no-secret", secret="gone")
+        message = refusal(volume, backupStorageLocation="no-secret")
+        assert "gone" in message
+        assert "no-secret" in message
+
+    @pytest.mark.parametrize(
+        ("identifier", "words"),
+        [
+            ("s3:https://s3.evil.example.com/{bucket}/velero/x", "its credentials are not sent"),
+            ("s3:{url}/another-bucket/velero/x", "its credentials are not sent"),
+            ("s3:{url}/{bucket}", "has no prefix"),
+            ("/host_pods/somewhere", "is not in S3"),
+            ("gs:bucket:/path", "cannot be used"),
+        ],
+        ids=["endpoint", "bucket", "root", "directory", "service"],
+    )
+    def test_an_identifier_outside_of_the_location(
+        self, scene: Scene, volume: Volume, refusal: Refusal, identifier: str, words: str
+    ) -> None:
+        named = identifier.format(url=scene.s3_url, bucket=scene.bucket)
+        message = refusal(volume, repoIdentifier=named)
+        assert "spec.repoIdentifier" in message
+        assert words in message
+
+
+class TestTheVolume:
+    def test_missing_pod(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        gone = dict(volume.pod["metadata"], name="gone")
+        message = refusal(Volume(volume.path, {"metadata": gone}, "data"))
+        assert f"pod {scene.server.namespace}/gone does not exist" in message
+
+    def test_another_pod_of_the_same_name(self, volume: Volume, refusal: Refusal) -> None:
+        before = dict(volume.pod["metadata"], uid="uid-before")
+        message = refusal(Volume(volume.path, {"metadata": before}, "data"))
+        assert "has been replaced: the backup is for uid 'uid-before'" in message
+
+    def test_missing_volume(self, volume: Volume, refusal: Refusal) -> None:
+        assert "has no volume 'other'" in refusal(volume, volume="other")
+
+    def test_volume_that_is_not_mounted(self, volume: Volume, refusal: Refusal) -> None:
+        shutil.rmtree(volume.path)
+        assert "the volume is not mounted on this node" in refusal(volume)
+
+    def test_two_matching_directories(self, scene: Scene, refusal: Refusal) -> None:
+        volume = scene.volume("emptyDir")
+        twin = volume.path.parents[1] / "other-plugin" / volume.path.name
+        twin.mkdir(parents=True)
+        message = refusal(volume)
+        assert "expected one directory" in message
+        assert str(twin) in message
+
+    def test_root_that_cannot_be_read(self, volume: Volume, refusal: Refusal) -> None:
+        os.chmod(volume.path, 0)
+        if os.geteuid() == 0:
+            os.chown(volume.path, 1000, 1000)
+        message = refusal(volume)
+        os.chmod(volume.path, 0o700)
+        assert f"volume {volume.path} cannot be opened: permission denied" in message
+
+
+class TestTheObject:
+    def test_without_the_pods_uid(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
+        pod: Json = {"kind": "Pod", "name": "x", "namespace": scene.server.namespace}
+        message = refusal(volume, pod=pod)
+        assert "the PodVolumeBackup is malformed: spec.pod.uid missing" in message
+
+    def test_with_names_that_are_none(self, volume: Volume, refusal: Refusal) -> None:
+        pod = {"kind": "Pod", "name": "../secrets/x", "namespace": "a/b", "uid": "u"}
+        assert "is not a Kubernetes name" in refusal(volume, pod=pod)
+
+
+class TestTheUploaderType:
+    def test_one_that_is_not_taken_fails_at_once_naming_the_setting(
+        self, volume: Volume, refusal: Refusal
+    ) -> None:
+        message = refusal(volume, uploaderType="kopia")
+        assert "uploader type kopia is not taken" in message
+        assert "--uploader-types" in message
+
+    def test_or_is_left_alone_or_is_taken_as_told(
+        self, standin_scene: Scene, tmp_path: Path
+    ) -> None:
+        scene = standin_scene
+        volume = scene.volume().fill(file=b"content")
+        with scene.agent("--other-uploader-types", "ignore") as agent:
+            ignored = scene.backup(volume, uploaderType="kopia", repoIdentifier="")
+            scene.completed(scene.backup(volume), agent)  # the older one would have been first
+            assert "phase" not in scene.status(ignored)
+        with scene.agent("--uploader-types", "restic,kopia") as agent:
+            status = scene.completed(ignored, agent)
+        assert status["snapshotID"] in "".join(scene.objects(f"{scene.prefix}/snapshots/"))
