@@ -26,6 +26,7 @@ from agent.cancel import CancelToken
 from agent.config import agent_settings
 from agent.entry import Kind
 from agent.errors import (
+    BucketMissing,
     Canceled,
     NoRepository,
     PodliftError,
@@ -62,6 +63,7 @@ EXIT_INTERRUPTED = 130
 _EXIT_CODES: dict[type[PodliftError], int] = {
     UsageError: EXIT_USAGE,
     NoRepository: 10,
+    BucketMissing: 10,
     RepositoryLocked: 11,
     WrongPassword: 12,
     Canceled: EXIT_INTERRUPTED,
@@ -153,8 +155,8 @@ def init(access: Access) -> int:
 @click.option(
     "--lock-wait",
     "lock_wait_seconds",
-    type=click.FloatRange(min=0, max=7 * 86400),
-    default=0.0,
+    type=click.IntRange(min=0),
+    default=0,
     metavar="SECONDS",
     help="Wait this long for others' locks. [0]",
 )
