@@ -4,19 +4,34 @@ A restore makes a hard link of every file that has the (device, inode) of an ear
 several links, whatever its own content says (restic-format.md section 18). Inodes are reused while
 a backup runs, so the content that an identity had first is remembered, and a file that
 contradicts it loses its identity and is kept as a file of its own.
+
+Files with one link are too many to remember. One of them may have had the inode before, and may
+come after the new holder in the order of a restore. So a file with several links that was made
+or changed since the run began is kept without its identity as well: its links come back as
+files of their own, which costs room, but never content.
 """
 
 import threading
+import time
 
 import msgspec
 
 from agent.entry import Entry
 
+_COARSE_CLOCK = 5
+"""``CLOCK_REALTIME_COARSE`` of linux/time.h, for which Python has no name."""
+
 
 class HardLinks:
-    """The contents of all files with several links that were met in this run."""
+    """The contents of all files with several links that were met in this run.
 
-    def __init__(self) -> None:
+    ``began_ns`` is the kernel's coarse clock, the one that stamps files, from before the walk.
+    """
+
+    def __init__(self, began_ns: int | None = None) -> None:
+        if began_ns is None:
+            began_ns = time.clock_gettime_ns(_COARSE_CLOCK)
+        self._began_ns = began_ns
         self._lock = threading.Lock()
         self._contents: dict[tuple[int, int], tuple[bytes, ...] | None] = {}
 
@@ -29,6 +44,8 @@ class HardLinks:
             known = entry.content
             if identity in self._contents:
                 known = self._contents[identity]
+            elif entry.links > 1 and entry.ctime_ns >= self._began_ns:
+                known = None
             elif entry.links > 1:
                 self._contents[identity] = entry.content
         if known == entry.content:

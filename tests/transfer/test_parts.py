@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import pytest
 
 from agent.cancel import CancelToken
@@ -69,6 +70,16 @@ class TestHardLinks:
         assert (settled.links, settled.inode) == (1, 0)
         assert settled.content == (b"b",)
         assert links.settle(file(2, b"b")) == file(2, b"b")
+
+    def test_a_file_made_during_the_run_may_have_the_inode_of_one_gone_before(self) -> None:
+        links = HardLinks(began_ns=100)
+        links.settle(file(1, b"the one before", links=1))
+        settled = links.settle(msgspec.structs.replace(file(1, b"new"), ctime_ns=100))
+        assert (settled.links, settled.inode, settled.content) == (1, 0, (b"new",))
+        old = msgspec.structs.replace(file(2, b"old"), ctime_ns=99)
+        assert links.settle(old) == old
+        linked_again = msgspec.structs.replace(old, ctime_ns=500)
+        assert links.settle(linked_again) == linked_again
 
     def test_files_with_one_link_are_not_remembered(self) -> None:
         links = HardLinks()
