@@ -1,6 +1,8 @@
 """One backup for a test, with everything that a test may want to look at afterwards."""
 
 import dataclasses
+import os
+import random
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,3 +118,15 @@ class Bench:
             for path, entry in self.entries(snapshot_id).items()
             if entry.content is not None
         }
+
+
+def noise(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def all_content(root: Path) -> dict[bytes, bytes]:
+    return {
+        os.fsencode(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }

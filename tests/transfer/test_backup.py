@@ -2,10 +2,6 @@
 
 import concurrent.futures
 import os
-import random
-import resource
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,27 +11,7 @@ from agent.transfer import backup as pipeline
 from agent.volume.directory import Directory
 from agent.volume.file import FileReader
 from tests.repository.making import keys
-from tests.support.requirements import missing
-from tests.transfer.running import Bench
-
-ZERO_CHUNK = "07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541"
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench.new(tmp_path / "volume")
-
-
-def noise(seed: int, size: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def all_content(root: Path) -> dict[bytes, bytes]:
-    return {
-        os.fsencode(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
+from tests.transfer.running import Bench, all_content, noise
 
 
 def test_everything_is_in_the_snapshot(bench: Bench) -> None:
@@ -258,111 +234,6 @@ def test_a_root_that_cannot_be_listed_fails(bench: Bench, monkeypatch: pytest.Mo
     with pytest.raises(VolumeError, match="root cannot be listed: Input/output error"):
         bench.run()
     assert keys(bench.storage, "snapshots") == []
-
-
-def test_hard_links_share_content_and_identity(bench: Bench) -> None:
-    (bench.volume / "d").mkdir()
-    (bench.volume / "one").write_bytes(b"linked")
-    os.link(bench.volume / "one", bench.volume / "d" / "two")
-    result = bench.run()
-    entries = bench.entries(result.snapshot_id)
-    one, two = entries[b"one"], entries[b"d/two"]
-    assert (one.links, one.inode, one.device) == (two.links, two.inode, two.device)
-    assert one.links == 2
-    assert one.content == two.content
-    assert result.counters.data_blobs == 1
-
-
-def test_other_kinds_are_kept_and_sockets_are_not(bench: Bench) -> None:
-    os.mkfifo(bench.volume / "fifo")
-    (bench.volume / "link").symlink_to("nowhere")
-    os.mknod(bench.volume / "socket", 0o600 | stat.S_IFSOCK)
-    result = bench.run()
-    assert set(bench.entries(result.snapshot_id)) == {b"fifo", b"link"}
-    assert (result.counters.others, result.counters.sockets_skipped) == (2, 1)
-
-
-def test_holes_cost_one_chunk_and_no_reading(bench: Bench) -> None:
-    with open(bench.volume / "sparse", "wb") as file:
-        file.truncate(1 << 30)
-    result = bench.run()
-    content = bench.entries(result.snapshot_id)[b"sparse"].content
-    assert content is not None
-    assert {id.hex() for id in content} == {ZERO_CHUNK}
-    assert len(content) == 2048
-    assert result.counters.bytes_read == 0
-    assert result.counters.bytes_done == 1 << 30
-    assert result.counters.data_blobs == 1
-
-
-def test_a_wide_directory_is_one_tree_in_order(bench: Bench) -> None:
-    for number in range(3000):
-        (bench.volume / f"{number * 7919 % 3000}").touch()
-    result = bench.run()
-    tree = bench.repository().snapshot(result.snapshot_id).tree
-    names = [entry.name for entry in bench.repository().reading().load_tree(tree)]
-    assert len(names) == 3000
-    assert names == sorted(names)
-
-
-@pytest.fixture
-def _many_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 4096:
-        missing("the right to open 4096 files (one a level is open)", "raise `ulimit -Hn`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("_many_descriptors")
-def test_deep_directories_end_in_the_snapshot(bench: Bench) -> None:
-    levels = 1500
-    here = os.open(bench.volume, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
-    result = bench.run()
-    assert bench.monitor.problems == []
-    assert len(bench.entries(result.snapshot_id)) == levels + 1
-    assert bench.run().counters.directories_unmodified == levels
-    _remove_deep(bench.volume, levels)
-
-
-def _remove_deep(root: Path, levels: int) -> None:
-    """Flatten from the top, since pytest's own clean-up recurses."""
-    for _ in range(levels):
-        os.rename(root / "d", root / "x")
-        if (root / "x" / "d").exists():
-            os.rename(root / "x" / "d", root / "d")
-        for rest in os.listdir(root / "x"):
-            os.unlink(root / "x" / rest)
-        os.rmdir(root / "x")
-
-
-def test_byte_budgets_hold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "QUEUED_BYTES", 1 << 20)
-    monkeypatch.setattr(pipeline, "CHUNKS_BYTES", 2 << 20)
-    most: dict[str, int] = {}
-    free = pipeline.Pool._free
-
-    def note(self: pipeline.Pool, weight: int) -> None:
-        name = self._executor._thread_name_prefix
-        most[name] = max(most.get(name, 0), self._held)
-        free(self, weight)
-
-    monkeypatch.setattr(pipeline.Pool, "_free", note)
-    for number in range(200):
-        (bench.volume / f"small{number}").write_bytes(noise(number, 20_000))
-    (bench.volume / "large").write_bytes(noise(1, 12 << 20))
-    result = bench.run()
-    assert bench.content(result.snapshot_id) == all_content(bench.volume)
-    assert 0 < most["read"] <= 1 << 20
-    assert 0 < most["save"] <= 2 << 20
 
 
 def test_no_descriptor_stays_open(bench: Bench) -> None:
