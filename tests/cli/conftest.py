@@ -69,7 +69,10 @@ def podlift(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @contextlib.contextmanager
 def started(
-    *arguments: str | Path, wrapper: tuple[str, ...] = (), **environ: str
+    *arguments: str | Path,
+    wrapper: tuple[str, ...] = (),
+    stderr: int = subprocess.PIPE,
+    **environ: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a command as a process of its own for the length of a scope."""
     process = subprocess.Popen(
@@ -78,7 +81,7 @@ def started(
         env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
     try:
@@ -88,17 +91,19 @@ def started(
         process.communicate()
 
 
+@contextlib.contextmanager
+def with_password() -> Iterator[None]:
+    """Set the password for the length of a scope, where ``monkeypatch`` is not to be had."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PODLIFT_PASSWORD", PASSWORD)
+        yield
+
+
 @pytest.fixture(scope="session")
 def empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "repository"
-    os.environ["PODLIFT_PASSWORD"], before = PASSWORD, os.environ.get("PODLIFT_PASSWORD")
-    try:
+    with with_password():
         assert main(["init", "--repo", str(path)]) == 0
-    finally:
-        if before is None:
-            del os.environ["PODLIFT_PASSWORD"]
-        else:
-            os.environ["PODLIFT_PASSWORD"] = before
     return path
 
 
@@ -108,15 +113,18 @@ def repo(empty_repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(empty_repository, tmp_path / "repository"))
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Return a directory worth a backup."""
-    path = tmp_path / "source"
+def make_source(path: Path) -> Path:
     (path / "below").mkdir(parents=True)
     (path / "file").write_bytes(b"content" * 1000)
     (path / "below" / "other").write_bytes(b"other")
     (path / "link").symlink_to("file")
     return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a directory worth a backup."""
+    return make_source(tmp_path / "source")
 
 
 @pytest.fixture
