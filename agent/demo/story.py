@@ -102,7 +102,7 @@ class Stage:
 
 def run(megabytes: int, keep: bool) -> bool:
     """Play the demo; return whether everything held."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C ends, this ends too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what Ctrl-C ends
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(tempfile.mkdtemp(prefix="podlift-demo-"))
     try:
@@ -115,6 +115,7 @@ def run(megabytes: int, keep: bool) -> bool:
             console.print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
     return good
 
 
