@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.runs import PASSWORD, back_up
+from tests.interop.runs import back_up
 from tests.interop.volumes import make_volume
 
 
@@ -29,6 +29,3 @@ def made(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def repo(made: Path, tmp_path: Path) -> Path:
     """Return a copy of ``made`` to work on."""
     return Path(shutil.copytree(made, tmp_path / "repo"))
-
-
-__all__ = ["PASSWORD"]
