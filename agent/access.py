@@ -23,6 +23,7 @@ from agent.repository.repository import Repository
 from agent.storage.address import parse_repository
 from agent.storage.contract import Storage
 from agent.storage.opening import open_storage
+from agent.transfer.restore import WRITERS
 
 
 class Access:
@@ -37,8 +38,12 @@ class Access:
     @contextlib.contextmanager
     def storage(self, *, create: bool = False) -> Iterator[Storage]:
         """Open the storage for a scope."""
-        trust = {"verify": self._ca} if self._ca else {}
-        storage = open_storage(parse_repository(self._repo), create=create, **trust)  # type: ignore[arg-type]
+        storage = open_storage(
+            parse_repository(self._repo),
+            create=create,
+            verify=self._ca or True,
+            workers=WRITERS,
+        )
         with contextlib.closing(storage):
             yield storage
 
