@@ -18,6 +18,16 @@ from agent.errors import SourceError
 PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+MAX_PATH_BYTES = 16 << 10
+"""The longest path that is entered, four times what a program can name at once (PATH_MAX).
+
+Each open directory holds its own path, so a deep tree of long names, which costs its owner next
+to nothing, would cost the square of its depth.
+"""
+
+_RESERVED_DESCRIPTORS = 256
+"""Kept for reading files and for the storage while a deep walk holds one descriptor a level."""
+
 _ADVICE = {
     errno.EACCES: "permission denied; run podlift as root",
     errno.EPERM: "operation not permitted; run podlift as root",
@@ -75,6 +85,17 @@ def source_errors(path: bytes) -> Iterator[None]:
         yield
     except OSError as error:
         raise SourceError(path, reason(error)) from error
+
+
+def last_descriptor() -> int:
+    """Return the highest descriptor that a walk may hold: a quarter, or 256, are left for others.
+
+    The kernel gives out the lowest free number (open(2)), so a number tells how many are in use.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return 1 << 30
+    return limit - min(_RESERVED_DESCRIPTORS, limit // 4)
 
 
 def raise_descriptor_limit() -> int:

@@ -10,6 +10,7 @@ file is open (open files need their directory no more) or given up, ``release``.
 """
 
 import dataclasses
+import errno
 import os
 import stat as mode_bits
 import threading
@@ -20,7 +21,15 @@ from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import SourceError
 from agent.monitor import Monitor
-from agent.volume.descriptors import DIRECTORY, join, pin, proc_path, reason, source_errors
+from agent.volume.descriptors import (
+    DIRECTORY,
+    MAX_PATH_BYTES,
+    join,
+    pin,
+    proc_path,
+    reason,
+    source_errors,
+)
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader
 from agent.volume.mounts import mount_id
@@ -30,6 +39,7 @@ from agent.volume.xattrs import Attributes, read_xattrs
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
+_TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
 _KINDS = {
     mode_bits.S_IFREG: Kind.FILE,
@@ -51,6 +61,7 @@ class Surroundings:
     mount: int | None  # the kernel's mount id, None if it does not tell
     holds_mounts: bool  # whether a file could be a mount point
     names: NameCache
+    last_descriptor: int = 1 << 30  # the highest that a directory may hold; see descriptors.py
 
 
 class Directory(Scoped):
@@ -112,9 +123,13 @@ class Directory(Scoped):
         path = join(self.path, entry.name)
         if not self.crossable(entry):
             raise SourceError(path, "is not a directory of this file system; not crossed")
+        if len(path) > MAX_PATH_BYTES:
+            raise SourceError(path[:200] + b"...", f"its path has {len(path)} bytes; {_TOO_DEEP}")
         with self._held() as parent, source_errors(path):
             descriptor = os.open(entry.name, DIRECTORY, dir_fd=parent)
             try:
+                if descriptor > self._surroundings.last_descriptor:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 if not _same(os.fstat(descriptor), entry):
                     raise SourceError(path, _REPLACED)
             except BaseException:

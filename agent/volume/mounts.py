@@ -10,10 +10,14 @@ import os
 
 
 def mount_id(descriptor: int) -> int | None:
-    """Return the id of the mount a descriptor was opened through, or None if it is not told."""
+    """Return the id of the mount a descriptor was opened through, or None if it is not told.
+
+    Raises ``OSError``, as when no more files can be opened: that an id was not read does not say
+    that it is another one.
+    """
     try:
         info = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         text = os.read(info, 4096)

@@ -9,7 +9,7 @@ import errno
 import os
 
 from agent.errors import VolumeError
-from agent.volume.descriptors import proc_path, reason
+from agent.volume.descriptors import last_descriptor, proc_path, reason
 from agent.volume.directory import Directory, Surroundings
 from agent.volume.mounts import holds_mounts, mount_id
 from agent.volume.names import NameCache
@@ -26,13 +26,21 @@ class Volume(Scoped):
         self.path = path
         self.device = os.fstat(descriptor).st_dev
         mount = mount_id(descriptor)
-        around = Surroundings(self.device, mount, holds_mounts(mount), NameCache())
+        around = Surroundings(
+            self.device, mount, holds_mounts(mount), NameCache(), last_descriptor()
+        )
         self.root = Directory(descriptor, b"", around)
 
     @classmethod
     def open(cls, path: str | bytes | os.PathLike[str]) -> "Volume":
         """Open the directory ``path``; raises ``VolumeError`` that says why it cannot be."""
-        return cls(open_root(path), os.fsencode(path))
+        descriptor = open_root(path)
+        try:
+            return cls(descriptor, os.fsencode(path))
+        except OSError as error:
+            os.close(descriptor)
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise VolumeError(_explain(shown, error)) from error
 
     def close(self) -> None:
         """Give the root back; directories below live until they are closed themselves."""
