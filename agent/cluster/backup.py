@@ -135,7 +135,7 @@ class Backup:
 
     async def _work(self) -> tuple[Final, Result]:
         try:
-            assignment = await self._bench.prepare(self._pvb)
+            assignment = await self._prepared()
             self._token.check()
             outcome = await self._move(assignment)
         except PodliftError as error:
@@ -151,6 +151,16 @@ class Backup:
             outcome.snapshot_id, outcome.size_bytes, assignment.reported_path, message
         )
         return end, Result.PARTIAL if outcome.problems else Result.COMPLETED
+
+    async def _prepared(self) -> Assignment:
+        try:
+            return await self._bench.prepare(self._pvb)
+        except PodliftError:
+            raise
+        except Exception as error:
+            # The edge of a task: a bug in one backup must not take the others down.
+            LOG.exception("%s: the preparation broke", self._pvb.name)
+            raise _internal(error) from error
 
     async def _move(self, assignment: Assignment) -> Outcome:
         rule = ProgressRule()
@@ -185,6 +195,10 @@ class Backup:
         self.observe(seen)
 
 
+def _internal(error: Exception) -> ClusterError:
+    return ClusterError(f"internal error {type(error).__name__}: {error}; report this")
+
+
 def _in_thread(
     mover: Mover, assignment: Assignment, monitor: Monitor, token: CancelToken
 ) -> asyncio.Future[Outcome]:
@@ -210,7 +224,7 @@ def _in_thread(
         except Exception as error:
             # The edge of a thread: a bug in one backup must not take the others down.
             LOG.exception("%s: the data path broke", assignment.name)
-            failure = ClusterError(f"internal error {type(error).__name__}: {error}; report this")
+            failure = _internal(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, outcome, failure)
 

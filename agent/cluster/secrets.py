@@ -66,7 +66,16 @@ class PrivateFiles:
         self._directory = directory
 
     async def write(self, content: bytes, suffix: str) -> Path:
-        """Store ``content`` and return its file; the same content gives the same file."""
+        """Store ``content`` and return its file; the same content gives the same file.
+
+        Raises ``ClusterError`` if there is no room, or no right to write.
+        """
+        try:
+            return await self._write(content, suffix)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    async def _write(self, content: bytes, suffix: str) -> Path:
         await aiofiles.os.makedirs(self._directory, mode=0o700, exist_ok=True)
         path = self._directory / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
         if await aiofiles.os.path.exists(path):
@@ -80,13 +89,21 @@ class PrivateFiles:
     async def ca_bundle(self, pem: bytes) -> Path:
         """Store the system's certificate authorities together with ``pem``.
 
-        Raises ``ClusterError`` when ``pem`` holds no certificate.
+        Raises ``ClusterError`` when ``pem`` holds no certificate, and as ``write``.
         """
         own = await self.write(pem, ".pem")
         try:
             return await asyncio.to_thread(trust_also, pem, own.with_suffix(".bundle"))
         except UsageError as error:
             raise ClusterError(str(error)) from error
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> ClusterError:
+        return ClusterError(
+            f"credentials cannot be kept in {self._directory}: {error.strerror}; give the agent a "
+            "writable /tmp with some space"
+        )
 
 
 def _private(path: str, flags: int) -> int:

@@ -97,8 +97,8 @@ def settings_for(address: S3Address) -> S3Settings:
 def trust_also(authorities: bytes, bundle: Path) -> Path:
     """Write the system's certificate authorities and ``authorities`` (PEM) to ``bundle``.
 
-    Returns ``bundle``, which is what ``S3Settings.verify`` takes. Raises ``UsageError`` when
-    ``authorities`` holds no certificate.
+    Returns ``bundle``, which is what ``S3Settings.verify`` takes; others may write the same one at
+    the same moment. Raises ``UsageError`` when ``authorities`` holds no certificate.
     """
     try:
         ssl.create_default_context().load_verify_locations(cadata=authorities.decode("ascii"))
@@ -108,7 +108,7 @@ def trust_also(authorities: bytes, bundle: Path) -> Path:
             " -----BEGIN CERTIFICATE----- blocks"
         ) from error
     system = _system_bundle().read_bytes()
-    temporary = bundle.with_name(f"{bundle.name}.new")
+    temporary = bundle.with_name(f"{bundle.name}.{os.urandom(8).hex()}")
     temporary.write_bytes(system.rstrip() + b"\n" + authorities.strip() + b"\n")
     os.replace(temporary, bundle)
     return bundle
