@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 
 from agent.cli import main
+from agent.repository.keyfile import ScryptCost
+from agent.repository.opening import create_repository
+from agent.storage.local import LocalStorage
 
 PASSWORD = "correct horse"
+CHEAP = ScryptCost(n=16, r=1, p=1)
 PROJECT = Path(__file__).parents[2]
 
 
@@ -102,8 +106,7 @@ def with_password() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def empty_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "repository"
-    with with_password():
-        assert main(["init", "--repo", str(path)]) == 0
+    create_repository(LocalStorage.create(str(path)), PASSWORD, cost=CHEAP)
     return path
 
 

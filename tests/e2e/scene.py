@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.repository.keyfile import ScryptCost
 from agent.storage.settings import S3Settings
 from tests.support.apihandle import ApiServer, Json
 from tests.support.restic import Restic
@@ -24,6 +25,7 @@ from tests.support.s3servers import S3Server
 
 DEADLINE_SECONDS = 60.0
 PASSWORD = "a password, with spaces"
+CHEAP = ScryptCost(n=16, r=1, p=1)
 FINAL = ("Completed", "Failed")
 PVC_UID = "velero.io/pvc-uid"
 _numbers = itertools.count(1)

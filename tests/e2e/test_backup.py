@@ -89,10 +89,11 @@ class TestTheWholePath:
 
     @pytest.mark.parametrize("version", [v for v in VELERO_VERSIONS if v != "v1.16.2"])
     def test_velero_of_other_versions_gets_the_same_status(
-        self, api_server: ApiServer, s3_server: S3Server, tmp_path: Path, version: str
+        self, api_server: ApiServer, moto_server: S3Server, tmp_path: Path, version: str
     ) -> None:
+        """On moto: the other S3 server there is."""
         api_server.apply_velero_crds(version)
-        scene = Scene(api_server, s3_server, tmp_path / "scene")
+        scene = Scene(api_server, moto_server, tmp_path / "scene")
         volume = scene.volume().fill(a=b"one")
         began = now()
         with scene.agent() as agent:

@@ -4,25 +4,32 @@ One agent serves the whole module; it is asked for one impossible backup after t
 command line's own bad input is in ``tests/cli``.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Assignment
+from agent.cluster.backup import Backup, Bench, Result, Shutdown
 from agent.cluster.mover import move
+from agent.cluster.patches import Final
+from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.secrets import PrivateFiles
+from agent.cluster.status import Clock, StatusDesk
 from agent.demo.apiserver import Standin
-from agent.errors import RepositoryLocked
+from agent.errors import ClusterError, RepositoryLocked
 from agent.monitor import Monitor
 from agent.repository.objects import fresh_iv
 from agent.repository.opening import create_repository, open_repository
 from agent.storage.contract import Storage
 from agent.storage.opening import open_s3
-from tests.e2e.scene import PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
+from tests.e2e.scene import CHEAP, PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
 from tests.support.apihandle import Json
 from tests.support.apiservers import StandinServer
 from tests.support.requirements import missing
@@ -86,14 +93,14 @@ def storage_at(scene: Scene, prefix: str) -> Iterator[Storage]:
 class TestTheRepository:
     def test_wrong_password(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
         with storage_at(scene, "bad/password") as storage:
-            create_repository(storage, "another password")
+            create_repository(storage, "another password", cost=CHEAP)
         message = refusal(volume, repoIdentifier=scene.identifier_of("bad/password"))
         assert "the password opens none of the 1 keys" in message
         assert "velero-repo-credentials" in message
 
     def test_version_3(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
         with storage_at(scene, "bad/version") as storage:
-            create_repository(storage, PASSWORD)
+            create_repository(storage, PASSWORD, cost=CHEAP)
             repository = open_repository(storage, PASSWORD)
             config = b'{"version":3,"id":"%s","chunker_polynomial":"3abc9bff07d9e5"}' % (b"ab" * 32)
             storage.put("config", repository.objects.key.seal(fresh_iv(), config))
@@ -102,7 +109,7 @@ class TestTheRepository:
 
     def test_damaged_config(self, scene: Scene, volume: Volume, refusal: Refusal) -> None:
         with storage_at(scene, "bad/config") as storage:
-            create_repository(storage, PASSWORD)
+            create_repository(storage, PASSWORD, cost=CHEAP)
             config = bytearray(storage.get("config"))
             config[40] ^= 1
             storage.put("config", config)
@@ -113,7 +120,7 @@ class TestTheRepository:
     def test_locked(self, scene: Scene, volume: Volume) -> None:
         """The agent would wait for half an hour, so the mover is called with less patience."""
         with storage_at(scene, "bad/locked") as storage:
-            create_repository(storage, PASSWORD)
+            create_repository(storage, PASSWORD, cost=CHEAP)
             repository = open_repository(storage, PASSWORD)
             before = scene.objects()
             with repository.locked(exclusive=True), pytest.raises(RepositoryLocked) as refused:
@@ -261,3 +268,56 @@ class TestTheUploaderType:
         with scene.agent("--uploader-types", "restic,kopia") as agent:
             status = scene.completed(ignored, agent)
         assert status["snapshotID"] in "".join(scene.objects(f"{scene.prefix}/snapshots/"))
+
+
+async def test_many_backups_may_write_one_locations_files_at_once(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    files = PrivateFiles(tmp_path / "private")
+    pem = s3_server.ca.read_bytes()
+    async with asyncio.TaskGroup() as tasks:
+        bundles = [tasks.create_task(files.ca_bundle(pem)) for _ in range(50)]
+        written = [tasks.create_task(files.write(b"keys", ".credentials")) for _ in range(50)]
+    assert len({bundle.result() for bundle in bundles}) == 1
+    assert len({path.result() for path in written}) == 1
+    assert len(list((tmp_path / "private").iterdir())) == 3
+
+
+async def test_no_room_for_credentials_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterError, match=r"credentials cannot be kept in .*writable /tmp"):
+        await PrivateFiles(tmp_path / "file" / "private").write(b"keys", ".credentials")
+
+
+class _Desk:
+    """Remembers the final state instead of writing it."""
+
+    def __init__(self) -> None:
+        self.ends: list[Final] = []
+
+    async def finish(self, _pvb: Pvb, end: Final, *, until: Callable[[], float]) -> bool:
+        assert until() > 0
+        self.ends.append(end)
+        return True
+
+
+async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
+    """An error that escaped here would end the agent and everything it works on."""
+
+    async def broken(_pvb: Pvb) -> Assignment:
+        raise FileNotFoundError("a bug")
+
+    desk, clock = _Desk(), Clock()
+    bench = Bench(
+        desk=cast(StatusDesk, desk),
+        us=Owner(),
+        prepare=broken,
+        mover=move,
+        owner_alive=cast(Any, None),
+        clock=clock,
+        shutdown=Shutdown(clock, 1.0),
+    )
+    assert await Backup(Pvb(name="nightly-1"), bench).run() is Result.FAILED
+    (end,) = desk.ends
+    assert end.phase == "Failed"
+    assert "internal error FileNotFoundError: a bug; report this" in end.message

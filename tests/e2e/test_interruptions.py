@@ -1,5 +1,6 @@
 """What happens to a backup when somebody stops it, and when several agents meet."""
 
+import contextlib
 import secrets
 import signal
 from collections import Counter
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.scene import Agent, Scene, Volume, until
+from agent.repository.opening import create_repository
+from agent.storage.opening import open_s3
+from tests.e2e.scene import CHEAP, PASSWORD, Agent, Scene, Volume, until
 from tests.e2e.test_backup import assert_restorable, snapshots
 from tests.support.apihandle import ApiServer
 from tests.support.faultproxy import FaultProxy, reply
@@ -124,6 +127,8 @@ class TestSeveralAgents:
         self, scene: Scene, restic: Restic
     ) -> None:
         volume = scene.volume().fill(small=b"content")
+        with contextlib.closing(open_s3(scene.settings(scene.prefix))) as storage:
+            create_repository(storage, PASSWORD, cost=CHEAP)
         pods = [scene.pod({"emptyDir": {}}) for _ in range(2)]
         with (
             scene.agent("--concurrency", "3", pod=pods[0]) as one,

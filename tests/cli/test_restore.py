@@ -1,0 +1,166 @@
+"""The restore pipeline on trees that no honest backup makes, and when it is stopped half-way."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.entry import Entry, Kind
+from agent.errors import Canceled, DamagedBlob
+from agent.monitor import Monitor
+from agent.transfer.restore import restore
+
+ROOT = b"root"
+
+
+class Source:
+    """Trees and chunks of a test's own; implements ``RestoreSource``."""
+
+    def __init__(self, **trees: list[Entry]) -> None:
+        self.trees = {name.encode(): entries for name, entries in trees.items()}
+        self.chunks = {b"a": b"content of a", b"b": b"content of b", b"0": bytes(1 << 16)}
+        self.loaded: list[bytes] = []
+        self.before: Callable[[bytes], None] = lambda _id: None
+
+    def load_tree(self, id: bytes) -> list[Entry]:
+        self.before(id)
+        return self.trees[id]
+
+    def load_chunk(self, id: bytes) -> bytes:
+        self.before(id)
+        self.loaded.append(id)
+        if id not in self.chunks:
+            raise DamagedBlob(f"data blob {id!r} is damaged")
+        return self.chunks[id]
+
+
+def entry(name: str, kind: Kind = Kind.FILE, **facts: Any) -> Entry:
+    plain = {"permissions": 0o755, "uid": os.getuid(), "gid": os.getgid(), "mtime_ns": 1}
+    fixed = {"ctime_ns": 1, "inode": 1, "device": 1}
+    return Entry(name=name.encode(), kind=kind, **{**plain, **fixed, **facts})
+
+
+def file(name: str, *content: bytes, **facts: Any) -> Entry:
+    sizes = {b"a": 12, b"b": 12, b"0": 1 << 16}
+    size = sum(sizes.get(id, 0) for id in content)
+    return entry(name, **{"content": content, "size": size, **facts})
+
+
+def directory(name: str, tree: bytes) -> Entry:
+    return entry(name, Kind.DIRECTORY, subtree=tree)
+
+
+def descriptors() -> set[str]:
+    """Return what this process has open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def run(source: Source, target: Path, cancel: CancelToken | None = None) -> Monitor:
+    """Restore, and make sure that no descriptor and no thread is left, however it ends."""
+    before, threads = descriptors(), threading.active_count()
+    monitor = Monitor()
+    try:
+        restore(source, ROOT, target, monitor, cancel or CancelToken())
+    finally:
+        assert descriptors() == before
+        assert threading.active_count() == threads
+    return monitor
+
+
+def problems(monitor: Monitor) -> list[str]:
+    assert monitor.counters.problems == len(monitor.problems)
+    return [str(problem) for problem in monitor.problems]
+
+
+def test_files_of_one_inode_become_one_file_if_their_content_is_one(tmp_path: Path) -> None:
+    twin = {"links": 2, "inode": 7}
+    names = [file("one", b"a", **twin), file("two", b"a", **twin), file("odd", b"b", **twin)]
+    monitor = run(Source(root=names), tmp_path)
+    assert os.path.samefile(tmp_path / "one", tmp_path / "two")
+    assert not os.path.samefile(tmp_path / "one", tmp_path / "odd")
+    assert (tmp_path / "odd").read_bytes() == b"content of b"
+    assert (monitor.counters.files, monitor.counters.bytes_done) == (3, 36)
+    assert problems(monitor) == []
+
+
+def test_when_the_first_of_several_links_fails_the_next_is_the_first(tmp_path: Path) -> None:
+    twin = {"links": 3, "inode": 7}
+    names = [file(name, b"a", **twin) for name in ("first", "second", "third")]
+    for name in ("first", "third"):
+        (tmp_path / name / "in the way").mkdir(parents=True)
+    monitor = run(Source(root=names), tmp_path)
+    assert (tmp_path / "second").read_bytes() == b"content of a"
+    assert [p.split(":")[0] for p in problems(monitor)] == ["first", "third"]
+
+
+def test_entries_that_cannot_be_made_are_named_and_the_others_are_made(tmp_path: Path) -> None:
+    below = [file("file", b"a")]
+    names = [
+        directory("..", b"below"),
+        entry("x/y", Kind.SYMLINK, link_target=b"z"),
+        entry("device", Kind.CHARACTER_DEVICE, rdev=1 << 70),
+        entry("socket", Kind.SOCKET),
+        entry("no-subtree", Kind.DIRECTORY),
+        directory("good", b"below"),
+        entry("fifo", Kind.FIFO),
+        entry("link", Kind.SYMLINK, link_target=b"good"),
+    ]
+    monitor = run(Source(root=names, below=below), tmp_path / "new" / "target")
+    assert sorted(p.split(":")[0] for p in problems(monitor)) == [
+        "..",
+        "device",
+        "no-subtree",
+        "x/y",
+    ]
+    target = tmp_path / "new" / "target"
+    assert sorted(path.name for path in target.iterdir()) == ["fifo", "good", "link"]
+    assert (target / "good" / "file").read_bytes() == b"content of a"
+    assert (target / "good").stat().st_mtime_ns == 1
+    assert monitor.counters.sockets_skipped == 1
+    assert monitor.counters.others == 2
+
+
+def test_a_file_of_another_size_than_its_content_is_named(tmp_path: Path) -> None:
+    monitor = run(Source(root=[file("odd", b"a", size=99)]), tmp_path)
+    assert problems(monitor) == ["odd: its snapshot says 99 bytes, its content has 12"]
+    assert (tmp_path / "odd").read_bytes() == b"content of a"
+
+
+def test_a_chunk_that_repeats_is_fetched_once_and_zeros_take_no_room(tmp_path: Path) -> None:
+    source = Source(root=[file("sparse", *([b"0"] * 100), b"a")])
+    run(source, tmp_path)
+    assert source.loaded == [b"0", b"a"]
+    found = (tmp_path / "sparse").stat()
+    assert found.st_size == 100 * (1 << 16) + 12
+    assert found.st_blocks * 512 < found.st_size // 10
+
+
+def test_a_chunk_that_is_damaged_ends_the_restore(tmp_path: Path) -> None:
+    below = [file(f"f{n}", b"a") for n in range(50)]
+    source = Source(root=[directory("d", b"below"), file("bad", b"gone")], below=below)
+    with pytest.raises(DamagedBlob, match="gone"):
+        run(source, tmp_path)
+
+
+@pytest.mark.parametrize("at", ["deep", "root", "a"])
+def test_a_restore_that_is_stopped_lets_go_of_everything(tmp_path: Path, at: str) -> None:
+    cancel = CancelToken()
+    source = Source(
+        root=[file("first", b"a"), directory("d", b"below")],
+        below=[directory("e", b"deep"), directory("never", b"deep")],
+        deep=[file(f"f{n}", b"a") for n in range(100)],
+    )
+    source.before = lambda id: cancel.cancel("enough") if id == at.encode() else None
+    with pytest.raises(Canceled, match="enough"):
+        run(source, tmp_path, cancel)
+    assert not (tmp_path / "d" / "never").exists()
