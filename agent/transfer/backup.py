@@ -275,6 +275,7 @@ class _Backup:
                 chunks = stream.feed(segment)
                 seen.add(len(segment), read=len(segment))
             for chunk in chunks:
+                self.run.check()  # a hole of tebibytes is one segment
                 ids.append(self._save(chunk, stream, seen.size))
         for chunk in stream.finish():
             ids.append(self._save(chunk, stream, seen.size))

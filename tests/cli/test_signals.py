@@ -61,3 +61,17 @@ def test_a_stopped_backup_ends_with_130_and_leaves_a_whole_repository(
     assert ask("list", "locks", "--no-lock") == ""
     assert ask("list", "snapshots") == ""
     assert "no errors were found" in ask("check", "--read-data")
+
+
+def test_even_a_hole_of_tebibytes_is_left_at_once(repo: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "hole").open("wb") as file:
+        file.truncate(8 << 40)
+    with started("backup", source, "--repo", repo) as process:
+        until(lambda: list(repo.glob("locks/*")), "the lock")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 130
+    assert not list(repo.glob("locks/*"))
+    assert not list(repo.glob("snapshots/*"))
