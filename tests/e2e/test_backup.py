@@ -89,17 +89,27 @@ class TestTheWholePath:
 
     @pytest.mark.parametrize("version", [v for v in VELERO_VERSIONS if v != "v1.16.2"])
     def test_velero_of_other_versions_gets_the_same_status(
-        self, api_server: ApiServer, moto_server: S3Server, tmp_path: Path, version: str
+        self, api_server: ApiServer, s3_server: S3Server, tmp_path: Path, version: str
     ) -> None:
-        """On moto: the other S3 server there is."""
         api_server.apply_velero_crds(version)
-        scene = Scene(api_server, moto_server, tmp_path / "scene")
+        scene = Scene(api_server, s3_server, tmp_path / "scene")
         volume = scene.volume().fill(a=b"one")
         began = now()
         with scene.agent() as agent:
             name = scene.backup(volume)
             scene.completed(name, agent)
         assert_complete(scene, name, volume, began)
+
+    def test_an_s3_server_of_another_kind_takes_it_too(
+        self, standin: ApiServer, moto_server: S3Server, tmp_path: Path, restic: Restic
+    ) -> None:
+        scene = Scene(standin, moto_server, tmp_path / "scene")
+        volume = scene.volume().fill(a=b"one")
+        began = now()
+        with scene.agent() as agent:
+            name = scene.backup(volume)
+            scene.completed(name, agent)
+        assert_restorable(scene, restic, assert_complete(scene, name, volume, began), volume)
 
     def test_every_kind_of_volume_is_found(self, scene: Scene, restic: Restic) -> None:
         kinds = ["csi", "plain", "inline", "emptyDir"]
