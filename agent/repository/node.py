@@ -205,8 +205,20 @@ def _content(node: Node, kind: Kind) -> tuple[bytes, ...] | None:
         if kind is Kind.FILE:
             raise _refused(node, "a file without a list of content")
         return None
-    ids = tuple([parse_id(text) for text in node.content])
+    ids = _ids(node.content)
     return ids if kind is Kind.FILE else None
+
+
+def _ids(texts: list[str]) -> tuple[bytes, ...]:
+    """Parse ids; those of a hole, of which there may be millions, are one object."""
+    ids = []
+    last: str | None = None
+    id = b""
+    for text in texts:
+        if text != last:
+            last, id = text, parse_id(text)
+        ids.append(id)
+    return tuple(ids)
 
 
 def _subtree(node: Node, kind: Kind) -> bytes | None:

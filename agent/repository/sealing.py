@@ -16,6 +16,11 @@ from agent.repository.objects import fresh_iv
 
 DEFAULT_LEVEL = 3
 
+_LARGE_BYTES = 8 << 20
+"""What is larger than any chunk, the tree of a huge directory, is not held twice to compare it."""
+
+_STEP_BYTES = 1 << 20
+
 
 class Sealer:
     """Turns plaintext into sealed bytes; each thread has its own zstd contexts."""
@@ -38,11 +43,17 @@ class Sealer:
         sealed = self._key.seal(fresh_iv(), packed if compressed else plain)
         try:
             opened = self._key.unseal(sealed, "a blob that was just sealed")
-            if compressed:
-                opened = decompressor.decompress(opened, max_output_size=len(plain))
+            if not compressed:
+                again = xxhash.xxh3_64_intdigest(opened)
+            elif len(plain) <= _LARGE_BYTES:
+                again = xxhash.xxh3_64_intdigest(
+                    decompressor.decompress(opened, max_output_size=len(plain))
+                )
+            else:
+                again = _digest_of_frames(decompressor, opened)
         except (MalformedData, zstandard.ZstdError) as error:
             raise _corrupt(id) from error
-        if xxhash.xxh3_64_intdigest(opened) != seal:
+        if again != seal:
             raise _corrupt(id)
         return sealed, len(plain) if compressed else 0
 
@@ -54,6 +65,15 @@ class Sealer:
             )
         contexts: tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor] = self._local.contexts
         return contexts
+
+
+def _digest_of_frames(decompressor: zstandard.ZstdDecompressor, packed: bytes) -> int:
+    """Return the XXH3 of what ``packed`` decompresses to, a step at a time."""
+    digest = xxhash.xxh3_64()
+    with decompressor.stream_reader(packed) as stream:
+        while part := stream.read(_STEP_BYTES):
+            digest.update(part)
+    return digest.intdigest()
 
 
 def _corrupt(id: BlobId) -> DamagedBlob:

@@ -10,13 +10,14 @@ Pure functions of values; bytes come from and go to the sealed blobs elsewhere.
 """
 
 import base64
+import io
 import operator
 from collections.abc import Iterable, Sequence
 
 from agent.entry import Entry, Kind
 from agent.errors import MalformedData, RepositoryError
 from agent.repository.gojson import json_name, json_string, number_field, text_field
-from agent.repository.node import entry_of, read_node, read_nodes, read_raw_nodes
+from agent.repository.node import Node, entry_of, read_node, read_nodes, read_raw_nodes
 from agent.repository.times import Zone, format_time
 
 _TYPES = {
@@ -34,6 +35,7 @@ _DEVICES = (Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE)
 _COUNTS_LINKS = (Kind.FILE, Kind.SYMLINK, *_DEVICES)
 _FORBIDDEN_NAMES = (b"", b".", b"..")
 _ID_BYTES = 32
+_IDS_AT_A_TIME = 4096
 
 _by_name = operator.attrgetter("name")
 
@@ -49,8 +51,12 @@ def encode_tree(entries: Iterable[Entry], zone: Zone) -> bytes:
     for i in range(1, len(ordered)):
         if ordered[i].name == ordered[i - 1].name:
             raise _unfit(ordered[i], "its name occurs twice in the directory")
-    nodes = ",".join([_encode_node(entry, zone) for entry in ordered])
-    return f'{{"nodes":[{nodes}]}}\n'.encode()
+    text = io.BytesIO()  # grows in place: the tree of a large directory is in memory once
+    text.write(b'{"nodes":[')
+    for place, entry in enumerate(ordered):
+        _write_node(text, entry, zone, "," if place else "")
+    text.write(b"]}\n")
+    return text.getvalue()
 
 
 def decode_tree(data: bytes, refused: list[MalformedData] | None = None) -> list[Entry]:
@@ -62,7 +68,7 @@ def decode_tree(data: bytes, refused: list[MalformedData] | None = None) -> list
     rest of the directory is still returned. The order is not looked at: see ``check_order``.
     """
     try:
-        return [entry_of(node) for node in read_nodes(data)]
+        return _entries_of(read_nodes(data))
     except MalformedData:
         if refused is None:
             raise
@@ -75,6 +81,15 @@ def decode_tree(data: bytes, refused: list[MalformedData] | None = None) -> list
     return entries
 
 
+def _entries_of(nodes: list[Node]) -> list[Entry]:
+    """Return the entries of nodes, which are given up one by one: both are large."""
+    entries = []
+    nodes.reverse()
+    while nodes:
+        entries.append(entry_of(nodes.pop()))
+    return entries
+
+
 def check_order(entries: Sequence[Entry]) -> None:
     """Raise ``MalformedData`` unless names rise strictly; restic's parent lookup relies on it."""
     for i in range(1, len(entries)):
@@ -84,7 +99,7 @@ def check_order(entries: Sequence[Entry]) -> None:
             raise MalformedData("tree", f"the name {name!r} {fault}")
 
 
-def _encode_node(entry: Entry, zone: Zone) -> str:
+def _write_node(text: io.BytesIO, entry: Entry, zone: Zone, before: str) -> None:
     _check(entry)
     kind, permissions = entry.kind, entry.permissions
     type_name, type_bits = _TYPES[kind]
@@ -92,18 +107,21 @@ def _encode_node(entry: Entry, zone: Zone) -> str:
     mode |= (permissions & 0o2000) << 12 | (permissions & 0o4000) << 12
     mtime = format_time(entry.mtime_ns, zone)
     ctime = mtime if entry.ctime_ns == entry.mtime_ns else format_time(entry.ctime_ns, zone)
-    return (
-        f'{{"name":{json_name(entry.name)},"type":"{type_name}"'
+    head = (
+        f'{before}{{"name":{json_name(entry.name)},"type":"{type_name}"'
         f"{number_field('mode', mode)}"
         f',"mtime":"{mtime}","atime":"{mtime}","ctime":"{ctime}"'
         f',"uid":{entry.uid},"gid":{entry.gid}{text_field("user", entry.user)}'
         f"{text_field('group', entry.group)}{number_field('inode', entry.inode)}"
-        f"{number_field('device_id', entry.device)}{_particulars(entry)}}}"
+        f"{number_field('device_id', entry.device)}{_particulars(entry)}"
     )
+    text.write(head.encode())
+    _write_content(text, entry.content)
+    text.write(b"}" if entry.subtree is None else f',"subtree":"{entry.subtree.hex()}"}}'.encode())
 
 
 def _particulars(entry: Entry) -> str:
-    """Return the fields from ``size`` on: which of them a node has depends on its kind."""
+    """Return the fields from ``size`` to ``device``: which a node has depends on its kind."""
     kind = entry.kind
     text = number_field("size", entry.size) if kind is Kind.FILE else ""
     if kind in _COUNTS_LINKS:
@@ -114,14 +132,18 @@ def _particulars(entry: Entry) -> str:
         text += f',"extended_attributes":[{",".join(map(_xattr, entry.xattrs))}]'
     if kind in _DEVICES:
         text += number_field("device", entry.rdev)
-    if entry.content is None:
-        text += ',"content":null'
-    elif entry.content:
-        ids = '","'.join([blob_id.hex() for blob_id in entry.content])
-        text += f',"content":["{ids}"]'
-    else:
-        text += ',"content":[]'
-    return text if entry.subtree is None else f'{text},"subtree":"{entry.subtree.hex()}"'
+    return text
+
+
+def _write_content(text: io.BytesIO, content: tuple[bytes, ...] | None) -> None:
+    """Write the list of ids, of which a file with a large hole has millions."""
+    if not content:
+        text.write(b',"content":null' if content is None else b',"content":[]')
+        return
+    for start in range(0, len(content), _IDS_AT_A_TIME):
+        ids = '","'.join([id.hex() for id in content[start : start + _IDS_AT_A_TIME]])
+        text.write(f'","{ids}'.encode() if start else f',"content":["{ids}'.encode())
+    text.write(b'"]')
 
 
 def _link_target(target: bytes) -> str:

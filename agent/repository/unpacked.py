@@ -4,6 +4,8 @@
 compressed (restic-format.md section 6). Payloads that start with ``{`` or ``[`` are plain JSON.
 """
 
+import io
+
 import zstandard
 
 from agent.errors import MalformedData
@@ -33,13 +35,14 @@ def inflate(compressed: bytes | memoryview, limit: int, what: str) -> bytes:
         stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
             compressed, read_across_frames=True
         )
-        parts = [stream.read(min(limit + 1, _STEP))]
-        size = len(parts[0])
-        while parts[-1] and size <= limit:
-            parts.append(stream.read(min(limit + 1 - size, _STEP)))
-            size += len(parts[-1])
+        plain = io.BytesIO()  # grows in place: what is large is in memory once
+        while plain.tell() <= limit:
+            part = stream.read(min(limit + 1 - plain.tell(), _STEP))
+            if not part:
+                break
+            plain.write(part)
     except zstandard.ZstdError as error:
         raise MalformedData(what, f"zstd: {error}") from None
-    if size > limit:
+    if plain.tell() > limit:
         raise MalformedData(what, f"it decompresses to more than {limit} bytes")
-    return b"".join(parts)
+    return plain.getvalue()
