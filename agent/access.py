@@ -29,7 +29,9 @@ from agent.transfer.restore import WRITERS
 class Access:
     """How a command reaches its repository."""
 
-    def __init__(self, repo: str, password_file: Path | None, cache_dir: Path, ca: str) -> None:
+    def __init__(
+        self, repo: str, password_file: Path | None, cache_dir: Path | None, ca: str
+    ) -> None:
         self._repo = repo
         self._password_file = password_file
         self._cache_dir = cache_dir
@@ -75,6 +77,14 @@ def _password_in(path: Path) -> str:
     return password
 
 
+def _cache_dir() -> Path | None:
+    """Return where a person's caches go; a user id without a home works without one."""
+    try:
+        return default_cache_dir()
+    except RuntimeError:
+        return None
+
+
 def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that lead to a repository; the command gets ``access``."""
 
@@ -89,7 +99,7 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--cache-dir",
         type=click.Path(path_type=Path),
-        default=default_cache_dir,
+        default=_cache_dir,
         help="Where to keep a copy of the index; may be deleted at any time.",
     )
     @click.option(
@@ -97,7 +107,7 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(
-        repo: str, password_file: Path | None, cache_dir: Path, cacert: str, **rest: Any
+        repo: str, password_file: Path | None, cache_dir: Path | None, cacert: str, **rest: Any
     ) -> Any:
         return command(access=Access(repo, password_file, cache_dir, cacert), **rest)
 

@@ -260,6 +260,17 @@ class TestBackup:
         assert podlift("backup", odd, "--repo", repo).code == 0
         assert "source-\ufffd" in podlift("snapshots", "--repo", repo).out
 
+    def test_a_user_without_a_home_works_without_a_cache(
+        self, podlift: Run, repo: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", homeless)
+        assert podlift("backup", source, "--repo", repo).code == 0
+        assert podlift("check", "--repo", repo).code == 0
+
     def test_s3_over_tls_with_an_authority_of_its_own(
         self,
         podlift: Run,
@@ -276,6 +287,12 @@ class TestBackup:
         assert podlift("backup", source, *trusting).code == 0
         assert podlift("restore", "latest", *trusting, "--target", tmp_path / "out").code == 0
         assert list(differences(source, tmp_path / "out")) == []
+
+    def test_authorities_that_are_missing_are_named(self, podlift: Run, tmp_path: Path) -> None:
+        place = ("--repo", "s3:https://127.0.0.1:1/bucket/prefix", "--cacert", tmp_path / "ca.pem")
+        done = podlift("snapshots", *place)
+        assert done.code in (1, 2)
+        assert f"{tmp_path / 'ca.pem'} does not exist" in done.err
 
     def test_a_bucket_that_is_missing_is_named(
         self, podlift: Run, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
