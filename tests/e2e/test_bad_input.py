@@ -117,7 +117,7 @@ class TestTheRepository:
         assert "config is damaged" in message
         assert "restore it from a copy" in message
 
-    def test_locked(self, scene: Scene, volume: Volume) -> None:
+    def test_locked_until_it_is_not(self, scene: Scene, volume: Volume) -> None:
         """The agent would wait for half an hour, so the mover is called with less patience."""
         with storage_at(scene, "bad/locked") as storage:
             create_repository(storage, PASSWORD, cost=CHEAP)
@@ -128,6 +128,9 @@ class TestTheRepository:
         assert "is locked: exclusive lock of" in str(refused.value)
         assert f"(pid {os.getpid()})" in str(refused.value)
         assert scene.objects() == before
+        outcome = move(_assignment(scene, volume), Monitor(), CancelToken())
+        assert f"bad/locked/snapshots/{outcome.snapshot_id}" in scene.objects()
+        assert (outcome.size_bytes, outcome.problems, outcome.message) == (7, 0, "")
 
 
 def _assignment(scene: Scene, volume: Volume) -> Assignment:
