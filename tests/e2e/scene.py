@@ -306,7 +306,8 @@ class Scene:
         ]
         about = pod["metadata"] if pod else {}
         names = {"POD_NAME": about["name"], "POD_UID": about["uid"]} if pod else {}
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), **names}
+        home = {"HOME": str(self.directory), "TMPDIR": str(self.directory)}  # a kill leaves files
+        environment = {"PATH": os.environ["PATH"], **home, **names}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*wrapper, *command, *options],
