@@ -5,6 +5,7 @@ restic could not decode it, if a restore could not create it, or if creating it 
 unsafe. Field names and meanings are those of restic-format.md section 11.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ class _Xattr(msgspec.Struct, gc=False):
 
 
 class Node(msgspec.Struct):
-    """The fields of a node as they stand in the JSON."""
+    """The fields of a node as they stand in the JSON; a long list of content stays text."""
 
     name: str | None = None
     type: str | None = None
@@ -44,7 +45,7 @@ class Node(msgspec.Struct):
     linktarget_raw: bytes | None = None
     extended_attributes: list[_Xattr] | None = None
     device: _Count = None
-    content: list[str] | None = None
+    content: msgspec.Raw = msgspec.Raw()
     subtree: str | None = None
 
 
@@ -60,6 +61,7 @@ _T = TypeVar("_T")
 _tree = msgspec.json.Decoder(_Tree)
 _raw_tree = msgspec.json.Decoder(_RawTree)
 _node = msgspec.json.Decoder(Node)
+_texts = msgspec.json.Decoder(list[str])
 
 _KINDS = {
     "file": Kind.FILE,
@@ -72,6 +74,7 @@ _KINDS = {
 }
 _WITHOUT_LINKS = (Kind.DIRECTORY, Kind.FIFO, Kind.SOCKET)
 _HEX_DIGITS = 64
+_ID_STEP = _HEX_DIGITS + len('"",')
 
 
 def read_json(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
@@ -201,22 +204,33 @@ def _xattrs(node: Node) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _content(node: Node, kind: Kind) -> tuple[bytes, ...] | None:
-    if node.content is None:
+    raw = memoryview(node.content)
+    if len(raw) <= len("null") and raw.tobytes() in (b"", b"null"):
         if kind is Kind.FILE:
             raise _refused(node, "a file without a list of content")
         return None
-    ids = _ids(node.content)
+    ids = _ids(_slices(raw) or read_json(_texts, raw.tobytes(), "list of content"))
     return ids if kind is Kind.FILE else None
 
 
-def _ids(texts: list[str]) -> tuple[bytes, ...]:
+def _slices(raw: memoryview) -> Iterator[bytes] | None:
+    """Yield what should be ids of a list written without white space; None for any other list."""
+    count, rest = divmod(len(raw) - 1, _ID_STEP)
+    if rest or raw[::_ID_STEP] != b"[" + b"," * (count - 1) + b"]":
+        return None
+    if {*raw[1::_ID_STEP], *raw[_ID_STEP - 1 :: _ID_STEP]} != {ord('"')}:
+        return None
+    return (raw[at : at + _HEX_DIGITS].tobytes() for at in range(2, len(raw) - 1, _ID_STEP))
+
+
+def _ids(texts: Iterable[str | bytes]) -> tuple[bytes, ...]:
     """Parse ids; those of a hole, of which there may be millions, are one object."""
     ids = []
-    last: str | None = None
+    last: str | bytes | None = None
     id = b""
     for text in texts:
         if text != last:
-            last, id = text, parse_id(text)
+            last, id = text, parse_id(text if isinstance(text, str) else text.decode("latin-1"))
         ids.append(id)
     return tuple(ids)
 
