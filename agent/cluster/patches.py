@@ -14,6 +14,8 @@ from agent.cluster.pvb import OWNER, Owner, Pvb, owner_text
 
 Patch = Mapping[str, Any]
 
+_INT64_MAX = (1 << 63) - 1
+
 MESSAGE_LIMIT = 4096
 """Characters of status.message that are kept."""
 
@@ -72,7 +74,7 @@ def progress(pvb: Pvb, total_bytes: int, done_bytes: int) -> Patch:
     """Write progress and nothing else."""
     return {
         "metadata": _seen(pvb),
-        "status": {"progress": {"totalBytes": total_bytes, "bytesDone": done_bytes}},
+        "status": {"progress": _progress(total_bytes, done_bytes)},
     }
 
 
@@ -90,8 +92,16 @@ def final(pvb: Pvb, end: Final, now: str) -> Patch:
         status["snapshotID"] = end.snapshot_id
         status["path"] = end.path
     if end.size_bytes is not None:
-        status["progress"] = {"totalBytes": end.size_bytes, "bytesDone": end.size_bytes}
+        status["progress"] = _progress(end.size_bytes, end.size_bytes)
     return {"metadata": _seen(pvb), "status": status}
+
+
+def _progress(total_bytes: int, done_bytes: int) -> dict[str, int]:
+    """Fit two sums into the fields, which are int64: two sparse files can be larger than that."""
+    return {
+        "totalBytes": min(total_bytes, _INT64_MAX),
+        "bytesDone": min(done_bytes, _INT64_MAX),
+    }
 
 
 def _started(now: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError, VolumeError
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget
-from agent.transfer.folders import Assembly, Folder
+from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
 from agent.transfer.pool import Pool, Run
 from agent.volume.directory import Directory
@@ -47,6 +47,11 @@ QUEUED_BYTES = 64 << 20
 
 CHUNKS_BYTES = 8 << 20
 """Budget of chunks that are cut and not yet packed; these are memory."""
+
+_TOO_LONG = (
+    "has more chunks than fit into memory beside those of its neighbours (a large hole has millions)"
+    "; left out, exclude it or back it up on its own"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -213,7 +218,11 @@ class _Backup:
             self._queue(folder, directory, batch, weight)
 
     def _reusable(self, entry: Entry, before: Entry) -> bool:
-        return entry.unchanged_since(before) and self._target.has_content(before.content or ())
+        return (
+            entry.unchanged_since(before)
+            and self._target.has_content(before.content or ())
+            and self._assembly.take(accounted(before.content))
+        )
 
     def _reuse(self, folder: Folder, place: int, entry: Entry, before: Entry) -> None:
         finished = self._links.settle(msgspec.structs.replace(entry, content=before.content))
@@ -266,6 +275,23 @@ class _Backup:
     ) -> list[bytes]:
         """Cut a file into chunks, store them, and return their ids in order."""
         ids = _Ids()
+        taken = 0
+        try:
+            for chunk in self._cut(reader, stream, buffer, seen):
+                ids.append(self._save(chunk, stream, seen.size))
+                if ids.count % LIST_STEP == 0:
+                    if not self._assembly.take(LIST_STEP):
+                        raise SourceError(reader.path, _TOO_LONG)
+                    taken += LIST_STEP
+        except SourceError:
+            self._assembly.give_back(taken)
+            raise
+        return ids.finish()
+
+    def _cut(
+        self, reader: FileReader, stream: ChunkStream, buffer: memoryview, seen: "_Seen"
+    ) -> Iterator[bytes]:
+        """Yield the chunks of a file as it is read."""
         for segment in reader.segments(buffer):
             self.run.check()
             if isinstance(segment, Hole):
@@ -276,10 +302,8 @@ class _Backup:
                 seen.add(len(segment), read=len(segment))
             for chunk in chunks:
                 self.run.check()  # a hole of tebibytes is one segment
-                ids.append(self._save(chunk, stream, seen.size))
-        for chunk in stream.finish():
-            ids.append(self._save(chunk, stream, seen.size))
-        return ids.finish()
+                yield chunk
+        yield from stream.finish()
 
     def _save(
         self, chunk: bytes, stream: ChunkStream, seen: int
@@ -313,12 +337,14 @@ class _Ids:
     """The ids of a file's chunks, in order, while some of them are still being stored."""
 
     def __init__(self) -> None:
+        self.count = 0
         self._done: list[bytes] = []
         self._open: collections.deque[bytes | concurrent.futures.Future[bytes]] = (
             collections.deque()
         )
 
     def append(self, id: "bytes | concurrent.futures.Future[bytes]") -> None:
+        self.count += 1
         self._open.append(id)
         while self._open and (isinstance(self._open[0], bytes) or self._open[0].done()):
             self._take()

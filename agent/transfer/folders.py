@@ -16,6 +16,16 @@ from agent.monitor import Monitor
 
 StoreTree = Callable[[Sequence[Entry]], bytes]
 
+LIST_STEP = 1 << 16
+"""Lists of chunks are accounted for in steps of this many; shorter ones need no account."""
+
+LISTED_CHUNKS = 80 * LIST_STEP
+"""What all long lists of unfinished directories may hold together: 2.5 TiB of holes.
+
+A hole costs its owner nothing, and 76 bytes of our memory for each 512 KiB of it (measured, with
+a tree of 280 MB); this many take 400 MB.
+"""
+
 
 class Folder:
     """One directory whose entries are being backed up."""
@@ -58,6 +68,21 @@ class Assembly:
         self._monitor = monitor
         self._complete = threading.Event()
         self._root = b""
+        self._lists = threading.Lock()
+        self._listed = 0
+
+    def take(self, chunks: int) -> bool:
+        """Account for a part of a long list, unless there is no room; ``store`` gives it back."""
+        with self._lists:
+            if self._listed + chunks > LISTED_CHUNKS:
+                return False
+            self._listed += chunks
+            return True
+
+    def give_back(self, chunks: int) -> None:
+        """Give back what was taken for a list that is kept no longer."""
+        with self._lists:
+            self._listed -= chunks
 
     def finish(self, folder: Folder, place: int, entry: Entry | None) -> None:
         """Deliver one entry; stores every tree that becomes complete by it."""
@@ -68,7 +93,9 @@ class Assembly:
         """Store a complete directory, and upwards as far as it completes others."""
         current: Folder | None = folder
         while current is not None:
-            tree = self._store_tree([entry for entry in current.slots if entry is not None])
+            entries = [entry for entry in current.slots if entry is not None]
+            tree = self._store_tree(entries)
+            self.give_back(sum(accounted(entry.content) for entry in entries))
             if current.parent is None or current.entry is None:
                 self._root = tree
                 self._complete.set()
@@ -91,6 +118,11 @@ class Assembly:
             self._monitor.add(directories_unmodified=1)
         else:
             self._monitor.add(directories_changed=1)
+
+
+def accounted(content: Sequence[bytes] | None) -> int:
+    """Return how many chunks of a list are accounted for."""
+    return len(content or ()) // LIST_STEP * LIST_STEP
 
 
 def _same_directory(now: Entry, earlier: Entry) -> bool:

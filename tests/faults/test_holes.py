@@ -1,0 +1,66 @@
+"""Sparse files larger than anything that could be stored: they cost their owner nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.cluster import patches
+from agent.cluster.patches import Final
+from agent.cluster.pvb import parse
+from agent.entry import Entry, Kind
+from agent.monitor import Monitor
+from agent.transfer import folders
+from agent.transfer.folders import LIST_STEP, Assembly, Folder
+from tests.cluster.scene import pvb_object
+from tests.cluster.test_pvb import as_bytes
+from tests.transfer.running import Bench
+
+GIB = 1 << 30
+INT64_MAX = (1 << 63) - 1
+
+
+def sparse(path: Path, gibibytes: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(gibibytes * GIB)
+
+
+def test_a_file_with_more_holes_than_memory_is_left_out_and_its_neighbours_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LISTED_CHUNKS", 2 * LIST_STEP)  # 64 GiB of holes
+    bench = Bench.new(tmp_path / "volume")
+    sparse(bench.volume / "endless", 200)
+    sparse(bench.volume / "image", 33)
+    (bench.volume / "note").write_text("still here")
+    for _ in range(2):  # the second time with a parent
+        result = bench.run()
+        (problem,) = bench.monitor.problems
+        assert problem.path == b"endless"
+        assert "more chunks than fit into memory" in problem.reason
+        assert set(bench.entries(result.snapshot_id)) == {b"image", b"note"}
+
+
+def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(folders, "LISTED_CHUNKS", 2 * LIST_STEP)
+    assembly = Assembly(lambda entries: bytes(32), Monitor())
+    content = (b"i" * 32,) * (2 * LIST_STEP + 1)
+    entry = Entry(
+        name=b"f", kind=Kind.FILE, permissions=0, uid=0, gid=0, mtime_ns=0, ctime_ns=0, inode=1,
+        device=1, content=content,
+    )  # fmt: skip
+    for _ in range(3):
+        assert assembly.take(2 * LIST_STEP)
+        assert not assembly.take(1)
+        folder = Folder(None, 0, None, None)
+        folder.expect(1)
+        assembly.finish(folder, 0, entry)
+
+
+def test_sizes_beyond_a_signed_64_bit_number_do_not_make_a_status_that_is_refused() -> None:
+    pvb = parse(as_bytes(pvb_object("b-1")))
+    end = Final("Completed", "", "id", "/path", 1 << 64)
+    assert patches.final(pvb, end, "now")["status"]["progress"]["bytesDone"] == INT64_MAX
+    sent = patches.progress(pvb, 1 << 65, 1 << 64)["status"]["progress"]
+    assert sent == {"totalBytes": INT64_MAX, "bytesDone": INT64_MAX}
