@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from agent.cluster.client import Kube
 from agent.cluster.controller import Controller
 from agent.cluster.credentials import credentials
 from agent.cluster.preparation import Preparation, pod_alive
+from agent.cluster.private import private_folder
 from agent.cluster.pvb import PLURAL, Owner
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk, discover
@@ -49,8 +49,8 @@ async def run_agent(settings: AgentSettings, mover: Mover) -> int:
     kube = await Kube.connect(credentials(settings.access))
     try:
         subresource = await _first_contact(kube, settings.startup_seconds)
-        with tempfile.TemporaryDirectory(prefix="podlift-") as private:
-            agent = Agent(kube, settings, mover, subresource, Path(private))
+        with private_folder() as private:
+            agent = Agent(kube, settings, mover, subresource, private)
             stop = asyncio.Event()
             with _signals(stop):
                 await agent.run(stop)
