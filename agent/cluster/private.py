@@ -29,10 +29,12 @@ def private_folder(parent: Path | None = None) -> Iterator[Path]:
     """Make a folder of mode 0700 in ``parent`` (default: where temporary files go)."""
     parent = parent or Path(tempfile.gettempdir())
     remove_abandoned(parent)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as name:
-        with open(Path(name) / _LOCK, "xb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as name,
+        open(Path(name) / _LOCK, "xb") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
 
 
 def remove_abandoned(parent: Path) -> None:
