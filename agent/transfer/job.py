@@ -21,6 +21,8 @@ from agent.volume.reader import Volume
 
 log = logging.getLogger(__name__)
 
+_UINT64_MAX = (1 << 64) - 1
+
 ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
 """Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
 
@@ -80,7 +82,7 @@ def run_backup(
         source = Source(volume, exclude, parent.tree if parent is not None else None)
         with repository.writing(lock, monitor, cancel, connections=request.connections) as writer:
             tree = back_up(source, writer, monitor, cancel)
-            summary = _summary(monitor.counters, started_ns)
+            summary = summary_of(monitor.counters, started_ns)
             snapshot_id = writer.finish(_snapshot(request, parent, tree, summary))
     return Result(
         snapshot_id,
@@ -99,7 +101,8 @@ def _snapshots(repository: Repository, cancel: CancelToken) -> list[Snapshot]:
     return snapshots
 
 
-def _summary(counters: Counters, started_ns: int) -> Summary:
+def summary_of(counters: Counters, started_ns: int) -> Summary:
+    """Return what the snapshot says of a run that began at ``started_ns``."""
     return Summary(
         backup_start_ns=started_ns,
         backup_end_ns=time.time_ns(),
@@ -114,7 +117,7 @@ def _summary(counters: Counters, started_ns: int) -> Summary:
         data_added=counters.bytes_added,
         data_added_packed=counters.bytes_stored,
         total_files_processed=counters.files,
-        total_bytes_processed=counters.bytes_done,
+        total_bytes_processed=min(counters.bytes_done, _UINT64_MAX),  # sparse files left out
     )
 
 

@@ -1,5 +1,6 @@
 """Sparse files larger than anything that could be stored: they cost their owner nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from agent.cluster.patches import Final
 from agent.cluster.pvb import parse
 from agent.entry import Entry, Kind
 from agent.monitor import Monitor
-from agent.transfer import folders
+from agent.transfer import folders, job
 from agent.transfer.folders import LIST_STEP, Assembly, Folder
 from tests.cluster.scene import pvb_object
 from tests.cluster.test_pvb import as_bytes
@@ -38,6 +39,20 @@ def test_a_file_with_more_holes_than_memory_is_left_out_and_its_neighbours_are_k
         assert problem.path == b"endless"
         assert "more chunks than fit into memory" in problem.reason
         assert set(bench.entries(result.snapshot_id)) == {b"image", b"note"}
+
+
+def test_files_that_claim_more_than_64_bits_of_holes_together_do_not_fail_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LISTED_CHUNKS", LIST_STEP // 2)
+    bench = Bench.new(tmp_path / "volume")
+    for name in ("one", "two", "three"):
+        sparse(bench.volume / name, 14 << 10)  # what ext4 takes
+    (bench.volume / "note").write_text("still here")
+    result = bench.run()
+    assert set(bench.entries(result.snapshot_id)) == {b"note"}
+    huge = dataclasses.replace(result.counters, bytes_done=3 << 63)
+    assert job.summary_of(huge, 0).total_bytes_processed == (1 << 64) - 1
 
 
 def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
