@@ -98,7 +98,7 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--cache-dir",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=_cache_dir,
         help="Where to keep a copy of the index; may be deleted at any time.",
     )

@@ -5,7 +5,6 @@ but some files could not be read, 10 no repository, 11 locked, 12 wrong password
 """
 
 import asyncio
-import contextlib
 import functools
 import json
 import logging
@@ -39,7 +38,10 @@ from agent.repository.check import check as check_repository
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
 from agent.terminal import (
+    drop_output,
     entry_line,
+    escape_missing_letters,
+    is_output_error,
     name_text,
     plain_text,
     problem_lines,
@@ -76,8 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # restic unlock sends it to the holder of a lock
     limit_arenas()
+    escape_missing_letters()
     try:
-        return int(podlift.main(args=arguments, prog_name="podlift", standalone_mode=False) or 0)
+        code = int(podlift.main(args=arguments, prog_name="podlift", standalone_mode=False) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except click.exceptions.Abort:
         return EXIT_INTERRUPTED
     except click.ClickException as error:
@@ -89,8 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), EXIT_FAILED
         )
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+        return EXIT_FAILED
+    except OSError as error:
+        if not is_output_error(error):
+            raise
+        drop_output()
+        click.echo(f"podlift: the output cannot be written: {error.strerror or error}", err=True)
         return EXIT_FAILED
 
 

@@ -7,7 +7,10 @@ only reads the monitor's counters.
 
 import contextlib
 import datetime
+import errno
+import io
 import json
+import os
 import stat
 import sys
 import threading
@@ -41,6 +44,27 @@ _KINDS = {
     Kind.CHARACTER_DEVICE: stat.S_IFCHR,
     Kind.SOCKET: stat.S_IFSOCK,
 }
+
+
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def escape_missing_letters() -> None:
+    """Let no name end a command because the terminal's encoding lacks a letter of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_output_error(error: OSError) -> bool:
+    """Tell whether an error that became none of our own came from writing the output."""
+    return error.filename is None and error.errno in _OUTPUT_ERRORS
+
+
+def drop_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not fail at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def size_text(size: float) -> str:

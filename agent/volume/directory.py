@@ -35,7 +35,7 @@ from agent.volume.file import FileReader
 from agent.volume.mounts import mount_id
 from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
-from agent.volume.xattrs import Attributes, read_xattrs
+from agent.volume.xattrs import Attributes, is_text, keepable, read_xattrs
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
@@ -268,17 +268,23 @@ class Directory(Scoped):
         # Every change of metadata moves ctime, so equal ones spare the look at attributes.
         if stat.st_ctime_ns == entry.ctime_ns and stat.st_size == entry.size:
             return entry
-        return self._entry(entry.name, Kind.FILE, stat, read_xattrs(descriptor))
+        return self._entry(entry.name, Kind.FILE, stat, keepable(read_xattrs(descriptor)))
 
 
 def _xattrs(descriptor: int, path: bytes, monitor: Monitor) -> Attributes:
-    """Read the attributes; what has none that can be read is kept without, and reported."""
+    """Read the attributes; what cannot be kept of them is left out, and reported."""
     try:
-        return read_xattrs(descriptor)
+        found = read_xattrs(descriptor)
     except OSError as error:
         why = f"kept without its extended attributes: {reason(error)}"
         monitor.problem(SourceError(path, why))
         return ()
+    kept = keepable(found)
+    if len(kept) < len(found):
+        names = ", ".join(str(name) for name, _ in found if not is_text(name))
+        why = f"kept without the attributes {names}, whose names are not UTF-8; rename them"
+        monitor.problem(SourceError(path, why))
+    return kept
 
 
 def _same(stat: os.stat_result, entry: Entry) -> bool:

@@ -6,6 +6,7 @@ and never through a symlink or a mount; anything but a directory is removed by n
 anew, exclusively; and metadata is set through a descriptor of what was made, never by name.
 """
 
+import errno
 import os
 import stat as mode_bits
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class TargetTree(Scoped):
                 os.makedirs(path, mode=0o700, exist_ok=True)
             except OSError as error:
                 shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-                raise VolumeError(f"target {shown} cannot be made: {reason(error)}") from error
+                raise VolumeError(f"target {shown} cannot be made: {_no_target(error)}") from error
         return cls(open_root(path), os.fsencode(path), problem)
 
     def admits(self, descriptor: int) -> bool:
@@ -68,6 +69,14 @@ class TargetTree(Scoped):
     def close(self) -> None:
         """Give the root back; directories below live until they are closed themselves."""
         self.root.close()
+
+
+def _no_target(error: OSError) -> str:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "something else than a directory is in the way; name a directory"
+    if error.errno == errno.ENOENT:
+        return "nothing can be made there; name a directory of a real file system"
+    return reason(error)
 
 
 class TargetDirectory(OneDescriptor):

@@ -39,3 +39,21 @@ def read_xattrs(descriptor: int) -> Attributes:
             if error.errno not in _GONE:
                 raise
     return tuple(found)
+
+
+def keepable(found: Attributes) -> Attributes:
+    """Return those attributes whose names are text.
+
+    A repository keeps a name as text: other bytes would come back as another name
+    (restic-format.md section 11).
+    """
+    return tuple([pair for pair in found if is_text(pair[0])])
+
+
+def is_text(name: bytes) -> bool:
+    """Tell whether a name is UTF-8."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
