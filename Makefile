@@ -22,8 +22,8 @@ help: ## show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
 	@echo "Start with 'make demo'. Variables: PYTHON (which Python makes $(VENV)),"
-	@echo "CC (which C compiler), ARGS (for pytest: make test ARGS='tests/chunker -x'),"
-	@echo "TAG (the image's name)."
+	@echo "CC (which C compiler), TAG (the image's name), ARGS (as in make test"
+	@echo "ARGS='tests/chunker -x' or make demo ARGS='--megabytes 60 --keep')."
 
 demo: $(READY) ## back up, change, back up again and restore a sample volume, and compare
 	@$(BIN)/podlift demo $(ARGS)
