@@ -18,6 +18,7 @@ from typing import Protocol
 
 from agent.cancel import CancelToken
 from agent.errors import (
+    AccessDenied,
     Canceled,
     LockLost,
     MalformedData,
@@ -180,7 +181,11 @@ class HeldLock:
         began = self._clock.running_seconds()
         file = self._objects.seal(encode_lock(self._content(), local_zone))
         self._leftovers.append(file.name)
-        self._objects.put(Folder.LOCKS, file, cancel=cancel)
+        try:
+            self._objects.put(Folder.LOCKS, file, cancel=cancel)
+        except AccessDenied:  # refused, so it is not there
+            self._leftovers.remove(file.name)
+            raise
         self._leftovers.remove(file.name)
         self._name = file.name
         self._proven_at = began

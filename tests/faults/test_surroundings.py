@@ -9,7 +9,10 @@ import pytest
 
 from agent.cancel import NEVER
 from agent.cli import main
+from agent.errors import AccessDenied
 from agent.monitor import Monitor
+from agent.repository.opening import open_repository
+from agent.storage.local import LocalStorage
 from agent.volume.exclude import Exclude
 from agent.volume.reader import Volume
 
@@ -85,3 +88,19 @@ def test_a_target_that_cannot_be_a_directory_is_called_so(repository: str, tmp_p
     code, _, said = podlift(*restore, "/proc/none")
     assert code == 1
     assert "vanished" not in said
+
+
+def test_a_lock_that_was_refused_is_not_said_to_stay_behind(
+    repository: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AccessDenied("read-only")
+
+    opened = open_repository(LocalStorage(repository), "secret")
+    monkeypatch.setattr(opened.objects.storage, "put", refuse)
+    with (
+        pytest.raises(AccessDenied),
+        opened.locked(exclusive=False),
+    ):
+        pytest.fail("locked without a lock")
+    assert caplog.records == []
