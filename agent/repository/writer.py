@@ -91,16 +91,18 @@ class _OpenPacks:
         self._lock = threading.Lock()
 
     def add(self, id: BlobId, sealed: bytearray, plain_length: int) -> int:
-        """Append a sealed blob, send the pack if it is full; return the blob's stored size."""
-        full = None
+        """Append a sealed blob, send the pack if it is full; return the blob's stored size.
+
+        A full pack is sent under the lock. While all connections are busy no thread can fill
+        another one: memory is a matter of connections, not of threads.
+        """
         with self._lock:
             slot = secrets.randbelow(OPEN_PACKS)
             pack = self._packs[slot]
             blob = pack.append(id, sealed, plain_length)
             if pack.full:
-                full, self._packs[slot] = pack, PackBuilder(self._type)
-        if full is not None:
-            self._uploads.send(full)
+                self._packs[slot] = PackBuilder(self._type)
+                self._uploads.send(pack)
         return blob.length + blob.entry_bytes
 
     def flush(self) -> None:

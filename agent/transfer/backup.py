@@ -39,6 +39,10 @@ BATCH_FILES = 64
 BATCH_BYTES = 4 << 20
 READ_BUFFER_BYTES = 1 << 20
 
+READERS = 4
+SAVERS = 8
+"""At most as many threads, on however many cores: each holds buffers, and the node has other work."""
+
 FILE_WEIGHT_BYTES = 16 << 10
 """What a queued file weighs at least: its entry, its slot and its share of the batch."""
 
@@ -96,8 +100,8 @@ class _Backup:
         self._target = target
         self._monitor = monitor
         self._cancel = cancel
-        self._readers = Pool(self.run, "read", max(2, cores), QUEUED_BYTES)
-        self._savers = Pool(self.run, "save", cores, CHUNKS_BYTES)
+        self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
+        self._savers = Pool(self.run, "save", min(cores, SAVERS), CHUNKS_BYTES)
         self._assembly = Assembly(target.store_tree, monitor)
         self._links = HardLinks()
         self._zero_id: bytes | None = None

@@ -376,3 +376,47 @@ def _leave_early(repository: Repository, lock: HeldLock, lose: Callable[[], None
 
 def test_keys_of_objects_are_where_restic_looks() -> None:
     assert file_key(Folder.INDEX, "ab") == "index/ab"
+
+
+def test_no_thread_fills_another_pack_while_all_connections_are_busy(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory must not grow with the threads that wait for a slow storage."""
+    small_packs(monkeypatch)
+    begun, let_go, made = threading.Event(), threading.Event(), []
+
+    def stall() -> None:
+        begun.set()
+        let_go.wait()
+
+    class Counted(PackBuilder):
+        def __init__(self, type: BlobType) -> None:
+            super().__init__(type)
+            if type is BlobType.DATA:
+                made.append(self)
+
+    monkeypatch.setattr(writer, "PackBuilder", Counted)
+    _, repository = faulty_repository(storage, Fault("put", stall, key="data/*", times=100))
+    with (
+        repository.locked(exclusive=False) as lock,
+        repository.writing(lock, Monitor(), connections=1) as writing,
+    ):
+
+        def store(first: int) -> None:
+            for number in range(first, first + 10):
+                writing.store_chunk(chunk(number))
+
+        threads = [threading.Thread(target=store, args=(100 * n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(30)
+        threads[0].join(0.5)  # time to fill packs that nobody may fill
+        filled = len(made)
+        let_go.set()
+        # two open, one on its way, and one in the hands of the thread that waits
+        assert filled <= 4
+        for thread in threads:
+            thread.join()
+        snapshot = Snapshot(time_ns=0, tree=writing.store_tree([]), paths=("/v",))
+        writing.finish(snapshot)
+    assert check_sound(storage, repository) == 121
