@@ -8,7 +8,7 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,11 @@ from agent.repository.repository import Repository
 from agent.storage.address import parse_repository
 from agent.storage.contract import Storage
 from agent.storage.opening import open_storage
+from agent.storage.retry import RetryPolicy
 from agent.transfer.restore import WRITERS
+
+FIRST_CONTACT_SECONDS = 20.0
+"""How long a command looks for a storage that has never answered; later faults get 15 minutes."""
 
 
 class Access:
@@ -45,6 +49,7 @@ class Access:
             create=create,
             verify=self._ca or True,
             workers=WRITERS,
+            policy=RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS),
         )
         with contextlib.closing(storage):
             yield storage
@@ -94,13 +99,13 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--password-file",
         type=click.Path(path_type=Path),
-        help="File that holds the repository's password.",
+        help="File that holds the repository's password, instead of PODLIFT_PASSWORD.",
     )
     @click.option(
         "--cache-dir",
         type=click.Path(path_type=Path, readable=False),
         default=_cache_dir,
-        help="Where to keep a copy of the index; may be deleted at any time.",
+        help="Where to keep a copy of the index; may be deleted at any time. [~/.cache/podlift]",
     )
     @click.option(
         "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
@@ -130,3 +135,16 @@ def stoppable() -> Iterator[CancelToken]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def tag_pairs(tags: Sequence[str]) -> dict[str, str]:
+    """Return the pairs of ``--tag K=V`` options; raise ``UsageError``."""
+    pairs: dict[str, str] = {}
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not key or not equals or "," in tag:
+            raise UsageError(f"--tag {tag!r} is not KEY=VALUE without a comma")
+        if key in pairs:
+            raise UsageError(f"--tag {key}=… is given twice; a key has one value")
+        pairs[key] = value
+    return pairs

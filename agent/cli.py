@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.access import Access, repository_options, stoppable
+from agent.access import Access, repository_options, stoppable, tag_pairs
 from agent.allocator import limit_arenas
 from agent.cancel import CancelToken
 from agent.config import agent_settings
@@ -155,13 +155,23 @@ def init(access: Access) -> int:
 @click.option(
     "--tag", "tags", multiple=True, metavar="K=V", help="Tag of the snapshot; repeatable."
 )
-@click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out; repeatable.")
-@click.option("--host", default=socket.gethostname, help="Host name of the snapshot.")
+@click.option(
+    "--exclude",
+    "excludes",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out what matches; repeatable. Matches at any depth, or from PATH if it begins with"
+    " /; a last / means directories only; ** crosses directories.",
+)
+@click.option(
+    "--host", default=socket.gethostname, help="Host name of the snapshot. [this machine's]"
+)
 @click.option(
     "--parent",
     default="auto",
     metavar="auto|none|ID",
-    help="Earlier snapshot whose unchanged files need not be read.",
+    help="Earlier snapshot whose unchanged files need not be read. [auto: the newest of this host"
+    " and PATH]",
 )
 @click.option(
     "--lock-wait",
@@ -183,7 +193,7 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
     podlift backup /srv/data --repo s3:https://s3.example.com/bucket/prefix --exclude '*.tmp'
     """
     raise_descriptor_limit()
-    tags = _tags(options["tags"])
+    tags = tag_pairs(options["tags"])
     monitor = Monitor()
     with stoppable() as cancel, access.repository(cancel) as repository:
         host, reported = options["host"], os.fsencode(path.absolute()).decode("utf-8", "replace")
@@ -201,18 +211,6 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
     problem_lines(monitor.problems, result.counters.problems)
     click.echo(result_json(result) if as_json else result_line(result))
     return EXIT_PARTIAL if result.counters.problems else 0
-
-
-def _tags(tags: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for tag in tags:
-        key, equals, value = tag.partition("=")
-        if not key or not equals or "," in tag:
-            raise UsageError(f"--tag {tag!r} is not KEY=VALUE without a comma")
-        if key in pairs:
-            raise UsageError(f"--tag {key}=… is given twice; a key has one value")
-        pairs[key] = value
-    return pairs
 
 
 def _parent_choice(
@@ -357,8 +355,8 @@ def agent(**options: str | None) -> int:
     """Serve the PodVolumeBackups of this node, in the place of Velero's node-agent.
 
     Runs until SIGTERM. Every option can also be given by the environment: the variable in
-    brackets, or PODLIFT_ and the option's name (PODLIFT_HOST_PODS); what stands last in brackets
-    is the default.
+    capitals in brackets, else PODLIFT_ and the option's name (PODLIFT_HOST_PODS). What stands in
+    brackets in small letters or numbers is the default.
     """
     from agent.cluster.mover import move  # the Kubernetes client costs 35 MiB and 0.3 s
     from agent.cluster.run import run_agent
@@ -383,12 +381,16 @@ def agent(**options: str | None) -> int:
     default=510,
     help="Size of the sample volume in MiB. [510]",
 )
-@click.option("--keep", is_flag=True, help="Keep the demo's folder, logs and files.")
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Keep the demo's folder: volume, repository, restored files and logs.",
+)
 def demo(megabytes: int, keep: bool) -> int:
     """Show the main job on this machine, on stand-ins for S3 and the API server.
 
     Makes a sample volume in a new folder, runs the real agent on it, backs it up twice and
-    restores it, and says whether all of it held. Needs `pip install podlift[demo]`.
+    restores it, and says whether all of it held. Needs `pip install 'podlift[demo]'`.
     """
     try:
         from agent.demo.story import run

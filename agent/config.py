@@ -5,8 +5,9 @@ gives and nothing can replace is a ``UsageError`` that names both ways. The resu
 value: no other module looks at ``os.environ`` or at the options again.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -132,9 +133,29 @@ def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     return Path(source.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podlift"
 
 
-def child_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment with changes, for a program of ours that we start."""
-    return {**os.environ, **changes}  # noqa: TID251  (this is that module)
+@contextlib.contextmanager
+def isolated(**settings: str) -> Iterator[None]:
+    """Drop what other work has set for AWS, proxies and podlift, for the length of a scope.
+
+    For the demo: neither it nor what it starts may depend on the shell that it was started in.
+    ``settings`` are set instead.
+    """
+    environ = os.environ  # noqa: TID251  (this is that module)
+    before = dict(environ)
+    for name in before:
+        if name.startswith(("AWS_", "PODLIFT_", "RESTIC_")) or name.lower().endswith("_proxy"):
+            del environ[name]
+    environ.update(settings)
+    try:
+        yield
+    finally:
+        environ.clear()
+        environ.update(before)
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, for a program of ours that we start."""
+    return dict(os.environ)  # noqa: TID251  (this is that module)
 
 
 def _access(given: Mapping[str, str], source: Mapping[str, str]) -> ClusterAccess:

@@ -31,6 +31,9 @@ from agent.repository.zone import local_zone
 from agent.transfer.job import Result
 
 LINE_SECONDS = 30.0
+_UNCUT_COLUMNS = 10_000
+"""Where no terminal has a width, a table is as wide as its content: nothing is cut or wrapped."""
+
 FRAME_SECONDS = 0.2
 NAMED_PROBLEMS = 20
 
@@ -168,7 +171,8 @@ def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
             "\n".join(map(plain_text, snapshot.paths)),
         )
         table.add_row(*map(Text, cells))  # as text: a tag in brackets is no markup
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    wide = None if sys.stdout.isatty() else _UNCUT_COLUMNS
+    Console(width=wide).print(table)
 
 
 def entry_line(path: bytes, entry: Entry) -> str:

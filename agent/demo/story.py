@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agent.cluster.client import Kube
 from agent.cluster.credentials import credentials
-from agent.config import ClusterAccess, child_environment
+from agent.config import ClusterAccess, environment, isolated
 from agent.demo import compare, objects, sample
 from agent.demo.processes import (
     DemoError,
@@ -89,16 +89,6 @@ class Stage:
         """Return where Velero's restic would keep this namespace's repository."""
         return f"s3:{self.s3_url}/{objects.BUCKET}/{objects.PREFIX}/restic/{objects.APP}"
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of everything that talks to the S3 stand-in."""
-        return child_environment(
-            AWS_ACCESS_KEY_ID=objects.ACCESS_KEY,
-            AWS_SECRET_ACCESS_KEY=objects.SECRET_KEY,
-            AWS_DEFAULT_REGION="us-east-1",
-            AWS_EC2_METADATA_DISABLED="true",
-            PODLIFT_PASSWORD=objects.PASSWORD,
-        )
-
 
 def run(megabytes: int, keep: bool) -> bool:
     """Play the demo; return whether everything held."""
@@ -106,17 +96,37 @@ def run(megabytes: int, keep: bool) -> bool:
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(tempfile.mkdtemp(prefix="podlift-demo-"))
     try:
-        with _stand_ins(folder, console) as stage:
-            good = _Demo(stage, console, megabytes).play()
+        return _play(folder, console, megabytes, keep)
     except DemoError as error:
-        good = _verdict(console, [str(error)])
+        return _verdict(console, [str(error)])
+    except OSError as error:
+        why = f"{folder} cannot be used: {error.strerror or error}; set TMPDIR to a place with room"
+        return _verdict(console, [why])
+    except KeyboardInterrupt:
+        console.print("interrupted: everything that was started is stopped")
+        raise
     finally:
         if keep:
             console.print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
-    return good
+
+
+def _play(folder: Path, console: Console, megabytes: int, keep: bool) -> bool:
+    settings = {
+        "AWS_ACCESS_KEY_ID": objects.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": objects.SECRET_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PODLIFT_PASSWORD": objects.PASSWORD,
+    }
+    with isolated(**settings), _stand_ins(folder, console) as stage:
+        demo = _Demo(stage, console, megabytes)
+        good = demo.play()
+        if keep:
+            demo.keep_repository()
+        return good
 
 
 @contextlib.contextmanager
@@ -125,13 +135,12 @@ def _stand_ins(folder: Path, console: Console) -> Iterator[Stage]:
     port = free_port()
     s3_url = f"http://127.0.0.1:{port}"
     stage = Stage(folder, s3_url, folder / "apiserver" / "kubeconfig")
-    environment = stage.environment()
     console.print(f"1. starting stand-ins in {folder}")
     s3 = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     api = ["-m", "agent.demo.apiserver", "--dir", str(stage.kubeconfig.parent)]
     with (
-        running("s3", s3, folder, environment) as s3_process,
-        running("apiserver", api, folder, environment) as api_process,
+        running("s3", s3, folder, environment()) as s3_process,
+        running("apiserver", api, folder, environment()) as api_process,
     ):
         wait_until(lambda: listening(port), "the S3 stand-in", s3_process, folder / "s3.log")
         wait_until(
@@ -152,13 +161,7 @@ class _Demo:
         self._console = console
         self._megabytes = megabytes
         self._failures: list[str] = []
-        self._s3 = boto3.client(
-            "s3",
-            endpoint_url=stage.s3_url,
-            aws_access_key_id=objects.ACCESS_KEY,
-            aws_secret_access_key=objects.SECRET_KEY,
-            region_name="us-east-1",
-        )
+        self._s3 = boto3.client("s3", endpoint_url=stage.s3_url)
 
     def play(self) -> bool:
         """Play all acts; return whether everything held."""
@@ -201,7 +204,7 @@ class _Demo:
         arguments += ["--kubeconfig", str(stage.kubeconfig), "--host-pods", str(stage.host_pods)]
         arguments += ["--cache-dir", str(stage.folder / "cache")]
         arguments += ["--metrics-address", f"127.0.0.1:{port}"]
-        with running("agent", arguments, stage.folder, stage.environment()) as process:
+        with running("agent", arguments, stage.folder, environment()) as process:
             wait_until(lambda: listening(port), "the agent", process, stage.folder / "agent.log")
             yield process
 
@@ -288,6 +291,19 @@ class _Demo:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=objects.BUCKET)
         return sum(found["Size"] for page in pages for found in page.get("Contents", ()))
 
+    def keep_repository(self) -> None:
+        """Copy the repository out of the stand-in's memory, where restic can look at it."""
+        target = self._stage.folder / "repository"
+        root = f"{objects.PREFIX}/restic/{objects.APP}/"
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=objects.BUCKET, Prefix=root
+        )
+        for found in (found for page in pages for found in page.get("Contents", ())):
+            path = target / found["Key"].removeprefix(root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._s3.download_file(objects.BUCKET, found["Key"], str(path))
+        self._console.print(f"   RESTIC_PASSWORD={objects.PASSWORD} restic -r {target} snapshots")
+
     def _restore(self, volume: Path, snapshot: str) -> None:
         target = self._stage.folder / "restored"
         self._console.print("6. restoring the second snapshot, and comparing it with the volume")
@@ -312,9 +328,7 @@ class _Demo:
         stage = self._stage
         whole = [sys.executable, "-m", "agent", command, *arguments, "--repo", stage.repository]
         whole += ["--cache-dir", str(stage.folder / "cache")]
-        done = subprocess.run(
-            whole, capture_output=True, text=True, env=stage.environment(), check=False
-        )
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DemoError(f"podlift {command} ended with {done.returncode}: {done.stderr}")
         return done.stdout
@@ -334,5 +348,7 @@ def _verdict(console: Console, failures: list[str]) -> bool:
     console.print(
         "Verdict: GOOD: backed up, backed up again for nearly nothing, restored identically."
     )
-    console.print("Next: `podlift backup --help` by hand; deploy/daemonset.yaml for a cluster.")
+    console.print(
+        f"Next: `{sys.argv[0]} backup --help` by hand; deploy/daemonset.yaml for a cluster."
+    )
     return True

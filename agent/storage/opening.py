@@ -6,7 +6,7 @@ from typing import TypedDict, Unpack
 from agent.storage.address import LocalAddress, S3Address
 from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
-from agent.storage.retry import Retrying
+from agent.storage.retry import Retrying, RetryPolicy
 from agent.storage.s3 import S3Storage
 from agent.storage.settings import S3Settings, settings_for
 
@@ -24,7 +24,11 @@ class Overrides(TypedDict, total=False):
 
 
 def open_storage(
-    address: S3Address | LocalAddress, *, create: bool = False, **overrides: Unpack[Overrides]
+    address: S3Address | LocalAddress,
+    *,
+    create: bool = False,
+    policy: RetryPolicy | None = None,
+    **overrides: Unpack[Overrides],
 ) -> Storage:
     """Return the storage at ``address``; nothing is sent before its first call.
 
@@ -33,9 +37,9 @@ def open_storage(
     """
     if isinstance(address, LocalAddress):
         return LocalStorage.create(address.path) if create else LocalStorage(address.path)
-    return open_s3(dataclasses.replace(settings_for(address), **overrides))
+    return open_s3(dataclasses.replace(settings_for(address), **overrides), policy)
 
 
-def open_s3(settings: S3Settings) -> Storage:
+def open_s3(settings: S3Settings, policy: RetryPolicy | None = None) -> Storage:
     """Return the S3 storage of ``settings`` behind the retry wrapper."""
-    return Retrying(S3Storage(settings))
+    return Retrying(S3Storage(settings), policy)

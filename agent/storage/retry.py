@@ -37,10 +37,12 @@ class RetryPolicy:
     """How patient to be; all in seconds but ``renewals``.
 
     The limit of the n-th pause is ``first_seconds * 2**n`` up to ``longest_seconds``; for a
-    throttled call, from and up to the values with that name.
+    throttled call, from and up to the values with that name. Until the storage has answered
+    once, the budget is ``first_contact_seconds`` if that is given: a person who mistyped a host wants to hear it.
     """
 
     budget_seconds: float = 900.0
+    first_contact_seconds: float | None = None
     first_seconds: float = 0.25
     longest_seconds: float = 8.0
     throttled_first_seconds: float = 0.5
@@ -87,6 +89,7 @@ class Retrying:
         self._uniform = uniform
         self._lock = threading.Lock()
         self._quiet_until = float("-inf")
+        self._answered = False
 
     @property
     def place(self) -> str:
@@ -149,12 +152,14 @@ class Retrying:
         return self._run("list", prefix, ask, cancel)
 
     def _run(self, operation: str, key: str, call: Callable[[], T], cancel: CancelToken) -> T:
-        end = self._clock.now() + self._policy.budget_seconds
+        end = self._clock.now() + self._budget()
         attempt = renewals = 0
         while True:
             self._wait_for_quiet(cancel)
             try:
-                return call()
+                result = call()
+                self._answered = True
+                return result
             except CredentialsExpired as error:
                 renewals += 1
                 if renewals > self._policy.renewals or not isinstance(self._storage, Renewable):
@@ -171,6 +176,10 @@ class Retrying:
                 else:
                     self._clock.pause(pause, cancel)
             attempt += 1
+
+    def _budget(self) -> float:
+        first = self._policy.first_contact_seconds
+        return self._policy.budget_seconds if self._answered or first is None else first
 
     def _pause_after(self, error: StorageError, attempt: int) -> float:
         doubled = 2.0 ** min(attempt, 30)

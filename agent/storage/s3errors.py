@@ -6,6 +6,7 @@ the storage asks again in a way that can answer.
 """
 
 import ssl
+from collections.abc import Callable
 from typing import NoReturn
 
 import botocore.exceptions as boto
@@ -77,7 +78,11 @@ def translate(error: Exception, what: str, key: str) -> StorageError | UsageErro
             " its token and the service that hands credentials out",
             key=key,
         )
-    if _is_certificate_problem(error):
+    if _wraps(error, lambda inner: getattr(inner, "reason", "") == "WRONG_VERSION_NUMBER"):
+        return StorageError(
+            f"{what}: this port does not speak TLS; write http:// instead of https://", key=key
+        )
+    if _wraps(error, lambda inner: isinstance(inner, ssl.SSLCertVerificationError)):
         return StorageError(
             f"{what}: the server does not prove its identity ({_line(error)}); add its CA"
             " certificate to the location, or correct the endpoint's host name",
@@ -157,11 +162,11 @@ def _retry_after(error: boto.ClientError) -> float | None:
     return float(value) if value.isascii() and value.isdigit() else None
 
 
-def _is_certificate_problem(error: BaseException | None) -> bool:
-    """Look for a certificate that was not accepted in everything that ``error`` wraps."""
+def _wraps(error: BaseException | None, wanted: Callable[[BaseException], bool]) -> bool:
+    """Tell whether ``error``, or anything that it wraps, is what is wanted."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if wanted(error):
             return True
         seen.append(error)
         wrapped = getattr(error, "kwargs", {}).get("error") or next(iter(error.args), None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import main
+from agent.config import environment, isolated
 from agent.demo import objects, processes, sample
 from agent.demo.processes import DemoError, last_line, listening, running, wait_until
 
@@ -154,3 +155,14 @@ def test_a_part_that_will_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.M
         log = tmp_path / "deaf.log"
         wait_until(lambda: "deaf" in log.read_text(), "the part", process, log)
     assert process.returncode == -signal.SIGKILL
+
+
+def test_the_shell_that_it_is_started_in_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("PODLIFT_UPLOADER_TYPES", "kopia")
+    with isolated(AWS_DEFAULT_REGION="us-east-1"):
+        inside = environment()
+        assert not {"AWS_PROFILE", "http_proxy", "PODLIFT_UPLOADER_TYPES"} & inside.keys()
+        assert inside["AWS_DEFAULT_REGION"] == "us-east-1"
+    assert environment()["AWS_PROFILE"] == "work"

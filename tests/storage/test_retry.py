@@ -304,3 +304,23 @@ def test_faults_can_be_aimed_by_key_and_number(memory: MemoryStorage) -> None:
     assert seen == ["after delete"]
     assert [k.key for k in memory.list("data/")] == ["data/ab/1", "data/ab/2"]
     assert faulty.calls[-1] == ("delete", "data/ab/4")
+
+
+def test_a_storage_that_never_answered_gets_less_patience_than_one_that_did(
+    memory: MemoryStorage, clock: VirtualClock
+) -> None:
+    policy = RetryPolicy(budget_seconds=600, first_contact_seconds=20)
+    storage, _ = wrap(
+        memory,
+        clock,
+        Fault("get", failing(Unreachable("down")), times=999),
+        policy=policy,
+    )
+    with pytest.raises(Unreachable, match="down"):
+        storage.get("x")
+    assert clock.time - 100 <= 20
+    assert storage.size("x") == 10
+    begun = clock.time
+    with pytest.raises(Unreachable, match="down"):
+        storage.get("x")
+    assert 580 < clock.time - begun <= 600

@@ -3,10 +3,12 @@
 import base64
 import contextlib
 import dataclasses
+import http.server
 import logging
 import random
+import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +358,35 @@ def test_the_checksum_that_is_stored_is_the_objects_sha256(
         )
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert base64.b64decode(head["ChecksumSHA256"]).hex() == expected
+
+
+def test_https_to_a_port_without_tls_says_so_and_is_final(tmp_path: Path) -> None:
+    with plain_http() as port:
+        settings = S3Settings(
+            bucket="bucket", endpoint_url=f"https://127.0.0.1:{port}", region="us-east-1",
+            profile=None, credentials_file=str(credentials_in(tmp_path)),
+        )  # fmt: skip
+        with pytest.raises(StorageError, match="does not speak TLS; write http://") as caught:
+            S3Storage(settings).get("x")
+    assert not isinstance(caught.value, Unreachable)
+
+
+def credentials_in(folder: Path) -> Path:
+    file = folder / "credentials"
+    file.write_text("[default]\naws_access_key_id=a\naws_secret_access_key=b\n")
+    return file
+
+
+@contextlib.contextmanager
+def plain_http() -> Iterator[int]:
+    """Serve HTTP without TLS on a free port, each answer an empty page."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
