@@ -2,6 +2,7 @@
 
 A token is set once and never cleared. Threads look at it between units of work of at most a
 second or so (a chunk, a slice of an upload, a pause of the retry loop) and raise ``Canceled``.
+A ``Run`` adds the other reason to stop: the first failure of any of its threads.
 """
 
 import threading
@@ -51,3 +52,23 @@ class _Never(CancelToken):
 
 
 NEVER = _Never()
+
+
+class Run:
+    """What all threads of one run share: the stop request, and the first failure."""
+
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first failure."""
+        with self._lock:
+            self._failure = self._failure or error
+
+    def check(self) -> None:
+        """Raise the failure or ``Canceled``; called between units of work."""
+        if self._failure is not None:
+            raise self._failure
+        self._cancel.check()

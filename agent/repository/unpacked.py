@@ -10,21 +10,23 @@ import zstandard
 
 from agent.errors import MalformedData
 
-VERSION_ZSTD = 2
+_ZSTD = b"\x02"
+"""First byte of a payload that is compressed JSON; plain JSON begins with a bracket."""
+
 _MAX_PLAIN = 1 << 30
 _STEP = 4 << 20
 
 
 def wrap(json: bytes) -> bytes:
     """Compress JSON into the payload of an unpacked file."""
-    return b"\x02" + zstandard.ZstdCompressor(level=3).compress(json)
+    return _ZSTD + zstandard.ZstdCompressor(level=3).compress(json)
 
 
 def unwrap(payload: bytes, what: str) -> bytes:
     """Return the JSON of a payload; raise ``MalformedData`` naming ``what``."""
     if payload[:1] in (b"{", b"["):
         return payload
-    if payload[:1] != b"\x02":
+    if payload[:1] != _ZSTD:
         raise MalformedData(what, f"its first byte is {payload[:1].hex() or 'missing'}")
     return inflate(payload[1:], _MAX_PLAIN, what)
 

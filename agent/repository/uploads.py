@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, Run
 from agent.monitor import Monitor
 from agent.repository.crypto import Key
 from agent.repository.identity import PackId
@@ -51,7 +51,7 @@ class Uploads:
         self._arrived: Packs = []
         self._arrived_blobs = 0
         self._index_due = time.monotonic() + INDEX_SECONDS
-        self._failure: BaseException | None = None
+        self._run = Run(cancel)
         self._running: set[concurrent.futures.Future[None]] = set()
         self.on_index: Callable[[Packs], None] = lambda packs: None
 
@@ -62,14 +62,11 @@ class Uploads:
 
     def fail(self, error: BaseException) -> None:
         """Remember the first failure of anything that belongs to this run."""
-        with self._state:
-            self._failure = self._failure or error
+        self._run.fail(error)
 
     def check(self) -> None:
         """Raise what went wrong so far, or ``Canceled``."""
-        if self._failure is not None:
-            raise self._failure
-        self._cancel.check()
+        self._run.check()
 
     def send(self, pack: PackBuilder) -> None:
         """Queue a full pack; waits while too many are in flight."""
@@ -139,9 +136,7 @@ class Uploads:
                 break
             concurrent.futures.wait(waiting, timeout=_WAIT_SLICE_SECONDS)
         self.check()
-        with self._state:
-            due = self._take()
-        self._write_index(due)
+        self._flush_index()
 
     def close(self) -> None:
         """End the threads; packs that have arrived still get their index.
@@ -150,6 +145,9 @@ class Uploads:
         the next run. Sending is over when this returns.
         """
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._flush_index()
+
+    def _flush_index(self) -> None:
         with self._state:
             due = self._take()
         self._write_index(due)

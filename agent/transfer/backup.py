@@ -19,14 +19,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError, VolumeError
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
-from agent.transfer.pool import Pool, Run
+from agent.transfer.pool import Pool
 from agent.volume.directory import Directory
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole

@@ -10,32 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from agent.cancel import CancelToken
+from agent.cancel import Run
 
 _WAIT_SLICE_SECONDS = 0.5
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Run:
-    """What all pools of one run share: the stop request, and the first failure."""
-
-    def __init__(self, cancel: CancelToken) -> None:
-        self._cancel = cancel
-        self._lock = threading.Lock()
-        self._failure: BaseException | None = None
-
-    def fail(self, error: BaseException) -> None:
-        """Remember the first failure."""
-        with self._lock:
-            self._failure = self._failure or error
-
-    def check(self) -> None:
-        """Raise the failure or ``Canceled``; called between units of work."""
-        if self._failure is not None:
-            raise self._failure
-        self._cancel.check()
 
 
 class Pool:

@@ -13,12 +13,12 @@ import os
 import threading
 from collections.abc import Iterator
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import RestoreSource
-from agent.transfer.pool import Pool, Run
+from agent.transfer.pool import Pool
 from agent.volume.target_file import Place
 from agent.volume.writer import TargetDirectory, TargetTree
 

@@ -5,13 +5,13 @@ import threading
 import msgspec
 import pytest
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import Canceled
 from agent.repository.snapshot import Snapshot
 from agent.transfer.hardlinks import HardLinks
 from agent.transfer.parent import by_paths, by_tags, tagged
-from agent.transfer.pool import Pool, Run
+from agent.transfer.pool import Pool
 
 
 def snapshot(
