@@ -25,7 +25,7 @@ def running(
     """Run ``python arguments`` with its output in ``folder/name.log`` for the length of a scope."""
     with (folder / f"{name}.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, "-u", *arguments],  # a log in the order in which it was said
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
