@@ -19,7 +19,7 @@ COMPILE = [
     "--quiet",
     "--generate-hashes",
     "--allow-unsafe",  # setuptools: it builds the kernel, so it is pinned as well
-    "--strip-extras",
+    "--no-strip-extras",  # pip holds a pin without its extra to be another requirement
     "--no-config",
     "--no-emit-index-url",
     "--no-emit-find-links",

@@ -1,6 +1,7 @@
 """What holds for the project as a whole: its manifest, wheel, locked versions, commands, files."""
 
 import ast
+import contextlib
 import fnmatch
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns, which
 from typing import Any
@@ -209,6 +211,9 @@ def test_every_package_is_listed_in_pyproject() -> None:
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
+PIN = r"^([\w.-]+)(?:\[[\w,-]+\])?==(\S+) \\\n +--hash=sha256:"
+
+
 class TestConstraints:
     """One set of locked versions, checked by hashes, that says nothing about where it came from."""
 
@@ -220,11 +225,22 @@ class TestConstraints:
         ("constraints-build.txt", PROJECT["build-system"]["requires"]),
     )
 
+    @pytest.mark.parametrize("name", sorted({name for name, _ in PARTS}))
+    def test_an_extra_that_a_package_asks_for_is_locked_with_it(self, name: str) -> None:
+        text = (ROOT / ".ci" / name).read_text()
+        locked = dict(re.findall(r"^([\w.-]+)\[([\w,-]+)\]==", text, re.MULTILINE))
+        for package in self.pins(name):
+            with contextlib.suppress(PackageNotFoundError):
+                for wanted in map(Requirement, requires(package) or ()):
+                    if wanted.extras and (wanted.marker is None or wanted.marker.evaluate()):
+                        extras = locked.get(canonicalize_name(wanted.name), "").split(",")
+                        assert wanted.extras <= set(extras), f"{package} wants {wanted}: make lock"
+
     @staticmethod
     def pins(name: str) -> dict[str, str]:
         """Return version by package; every package must have a hash."""
         text = (ROOT / ".ci" / name).read_text()
-        pins = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n +--hash=sha256:", text, re.MULTILINE))
+        pins = dict(re.findall(PIN, text, re.MULTILINE))
         starts = [line for line in text.splitlines() if line and line[0] not in " #"]
         assert len(pins) == len(starts) > 0
         return pins
