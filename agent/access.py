@@ -60,6 +60,15 @@ class Access:
         with self.storage() as storage:
             yield open_repository(storage, self.password(), cache=self._cache_dir, cancel=cancel)
 
+    @contextlib.contextmanager
+    def reading(self, cancel: CancelToken, *, no_lock: bool = False) -> Iterator[Repository]:
+        """Open the repository for a scope in which nobody may prune it, unless ``no_lock``."""
+        with contextlib.ExitStack() as scope:
+            repository = scope.enter_context(self.repository(cancel))
+            if not no_lock:
+                scope.enter_context(repository.locked(exclusive=False, cancel=cancel))
+            yield repository
+
     def password(self) -> str:
         """Return the password; raise ``UsageError`` if nothing gives one."""
         if self._password_file is not None:
@@ -117,6 +126,16 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(access=Access(repo, password_file, cache_dir, cacert), **rest)
 
     return wrapped
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+no_lock_option = click.option(
+    "--no-lock",
+    is_flag=True,
+    help="Take no lock, for storage that cannot be written; nobody may prune meanwhile.",
+)
 
 
 @contextlib.contextmanager

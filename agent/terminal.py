@@ -10,6 +10,7 @@ import datetime
 import errno
 import io
 import json
+import logging
 import os
 import stat
 import sys
@@ -57,6 +58,11 @@ def escape_missing_letters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say_more(level: int) -> None:
+    """Set the level of our own log; the libraries' stays at warnings."""
+    logging.getLogger("agent").setLevel(level)
 
 
 def is_output_error(error: OSError) -> bool:

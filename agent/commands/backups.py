@@ -1,0 +1,107 @@
+"""init and backup: what puts something into a repository."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.access import Access, json_option, repository_options, stoppable, tag_pairs
+from agent.cancel import CancelToken
+from agent.commands.exits import DONE, PARTIAL
+from agent.monitor import Monitor
+from agent.repository.opening import create_repository
+from agent.repository.repository import Repository
+from agent.terminal import problem_lines, progress, result_json, result_line
+from agent.transfer.job import ChooseParent, Request, run_backup
+from agent.transfer.parent import by_paths
+from agent.volume.descriptors import raise_descriptor_limit
+
+
+@click.command()
+@repository_options
+def init(access: Access) -> int:
+    """Make a new, empty repository (restic format 2)."""
+    password = access.password()
+    with stoppable() as cancel, access.storage(create=True) as storage:
+        create_repository(storage, password, cancel=cancel)
+        click.echo(f"made a repository at {storage.place}; keep its password, nothing replaces it")
+    return DONE
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@repository_options
+@click.option(
+    "--tag", "tags", multiple=True, metavar="K=V", help="Tag of the snapshot; repeatable."
+)
+@click.option(
+    "--exclude",
+    "excludes",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out what matches; repeatable. Matches at any depth, or from PATH if it begins with"
+    " /; a last / means directories only; ** crosses directories.",
+)
+@click.option(
+    "--host", default=socket.gethostname, help="Host name of the snapshot. [this machine's]"
+)
+@click.option(
+    "--parent",
+    default="auto",
+    metavar="auto|none|ID",
+    help="Earlier snapshot whose unchanged files need not be read. [auto: the newest of this host"
+    " and PATH]",
+)
+@click.option(
+    "--lock-wait",
+    "lock_wait_seconds",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long for others' locks. [0]",
+)
+@json_option
+def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
+    """Back up the content of the directory PATH.
+
+    The snapshot's root is PATH's content, as `restic backup .` in PATH makes it. Files that
+    cannot be read are named and left out, and the exit code is 3. With --json, one object on
+    stdout tells the result.
+
+    \b
+    podlift backup /srv/data --repo s3:https://s3.example.com/bucket/prefix --exclude '*.tmp'
+    """
+    raise_descriptor_limit()
+    tags = tag_pairs(options["tags"])
+    monitor = Monitor()
+    with stoppable() as cancel, access.repository(cancel) as repository:
+        host, reported = options["host"], os.fsencode(path.absolute()).decode("utf-8", "replace")
+        request = Request(
+            path=str(path),
+            reported_paths=(reported,),
+            host=host,
+            tags=tags,
+            choose_parent=_parent_choice(repository, options["parent"], (host, reported), cancel),
+            excludes=options["excludes"],
+            lock_wait_seconds=options["lock_wait_seconds"],
+        )
+        with progress(monitor, "backup", quiet=as_json):
+            result = run_backup(repository, request, monitor, cancel)
+    problem_lines(monitor.problems, result.counters.problems)
+    click.echo(result_json(result) if as_json else result_line(result))
+    return PARTIAL if result.counters.problems else DONE
+
+
+def _parent_choice(
+    repository: Repository, wanted: str, origin: tuple[str, str], cancel: CancelToken
+) -> ChooseParent:
+    """Return how the parent is found; ``origin`` is the host and the path of the new snapshot."""
+    if wanted == "none":
+        return lambda snapshots, now_ns: None
+    if wanted == "auto":
+        host, path = origin
+        return lambda snapshots, now_ns: by_paths(snapshots, host, [path], now_ns)
+    chosen = repository.snapshot(wanted, cancel)
+    return lambda snapshots, now_ns: chosen

@@ -1,0 +1,88 @@
+"""agent and demo: the node agent, and a stage on which it shows itself."""
+
+import asyncio
+import functools
+import logging
+
+import click
+
+from agent.commands.exits import DONE, FAILED
+from agent.config import agent_settings
+from agent.errors import UsageError
+from agent.terminal import say_more
+from agent.volume.descriptors import raise_descriptor_limit
+
+
+@click.command()
+@click.option("--node-name", help="This node; PVBs with this spec.node are ours. [NODE_NAME]")
+@click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]")
+@click.option("--pod-name", help="This pod, for the claim's owner. [POD_NAME]")
+@click.option("--pod-uid", help="This pod's UID. [POD_UID]")
+@click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]")
+@click.option("--host-pods", help="Where the kubelet's pods directory is. [/host_pods]")
+@click.option("--cache-dir", help="Where to keep copies of indexes. [/cache]")
+@click.option("--metrics-address", help="ADDR:PORT of /metrics, /healthz, /readyz. [:8085]")
+@click.option(
+    "--uploader-types",
+    help="Which PVBs are taken: restic (includes the empty type), kopia, or both by comma. PVBs of"
+    " type kopia are then stored in restic's format too, and only podlift can restore them:"
+    " Velero's own node-agent would look for them in kopia's format. [restic]",
+)
+@click.option(
+    "--other-uploader-types",
+    help="PVBs of a type that is not taken: fail at once with a message, or ignore. [fail]",
+)
+@click.option("--concurrency", help="Volumes backed up at a time. [1]")
+@click.option("--upload-workers", help="Connections a volume uploads with. [4]")
+@click.option("--grace-seconds", help="From SIGTERM to the end. [25]")
+@click.option("--startup-seconds", help="How long the API server may be away at the start. [60]")
+@click.option(
+    "--credentials-file",
+    help="AWS credentials for locations without their own. [AWS_SHARED_CREDENTIALS_FILE]",
+)
+def agent(**options: str | None) -> int:
+    """Serve the PodVolumeBackups of this node, in the place of Velero's node-agent.
+
+    Runs until SIGTERM. Every option can also be given by the environment: the variable in
+    capitals in brackets, else PODLIFT_ and the option's name (PODLIFT_HOST_PODS). What stands in
+    brackets in small letters or numbers is the default.
+    """
+    from agent.cluster.mover import move  # the Kubernetes client costs 35 MiB and 0.3 s
+    from agent.cluster.run import run_agent
+
+    settings = agent_settings(options)
+    say_more(logging.INFO)
+    raise_descriptor_limit()
+    try:
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the cache directory {settings.cache_dir} cannot be made: {error.strerror};"
+            " choose another --cache-dir (or PODLIFT_CACHE_DIR)"
+        ) from None
+    return asyncio.run(run_agent(settings, functools.partial(move, cache=settings.cache_dir)))
+
+
+@click.command()
+@click.option(
+    "--megabytes",
+    type=click.IntRange(min=30, max=1 << 20),
+    default=510,
+    help="Size of the sample volume in MiB. [510]",
+)
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Keep the demo's folder: volume, repository, restored files and logs.",
+)
+def demo(megabytes: int, keep: bool) -> int:
+    """Show the main job on this machine, on stand-ins for S3 and the API server.
+
+    Makes a sample volume in a new folder, runs the real agent on it, backs it up twice and
+    restores it, and says whether all of it held. Needs `pip install 'podlift[demo]'`.
+    """
+    try:
+        from agent.demo.story import run
+    except ImportError as error:
+        raise UsageError(f"{error}; the demo needs: pip install 'podlift[demo]'") from None
+    return DONE if run(megabytes, keep) else FAILED
