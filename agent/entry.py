@@ -23,7 +23,7 @@ class Kind(enum.IntEnum):
     SOCKET = 6
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One name of a directory with its metadata and, once stored, its content.
 
     ``permissions`` are the twelve bits ``st_mode & 0o7777``. ``size`` is the number of bytes

@@ -32,6 +32,7 @@ class Counters:
     sockets_skipped: int = 0
     mounts_skipped: int = 0
     excluded: int = 0
+    removed: int = 0  # by a restore that was asked to
     problems: int = 0
     data_blobs: int = 0  # new ones only
     tree_blobs: int = 0

@@ -179,12 +179,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     return zipfile.Path(built)
 
 
+KERNELS = {"chunker/_scan.abi3.so", "agent/volume/_create.abi3.so"}
+
+
 class TestWheel:
     """One wheel serves every Python from 3.11 on, and carries all of the packages but no C."""
 
     def test_the_kernel_is_in_it_for_every_python_from_3_11_on(self, wheel: zipfile.Path) -> None:
         assert re.search(r"-cp311-abi3-linux_\w+\.whl$", str(wheel.root.filename))
-        assert wheel.joinpath("chunker/_scan.abi3.so").is_file()
+        for kernel in KERNELS:
+            assert wheel.joinpath(kernel).is_file()
 
     def test_it_carries_every_file_of_the_packages_and_no_c(self, wheel: zipfile.Path) -> None:
         names = {name for name in wheel.root.namelist() if not name.endswith("/")}
@@ -195,7 +199,7 @@ class TestWheel:
         }
         assert wanted - names == set()
         carried = {name for name in names if ".dist-info/" not in name}
-        assert carried - wanted == {"chunker/_scan.abi3.so"}
+        assert carried - wanted == KERNELS
 
     def test_it_brings_the_command(self, wheel: zipfile.Path) -> None:
         (entry,) = [n for n in wheel.root.namelist() if n.endswith("entry_points.txt")]

@@ -6,10 +6,11 @@ many threads at once, and raise errors of ``agent.errors``: any ``RepositoryErro
 ``StorageError`` ends the run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from agent.entry import Entry
+from agent.errors import DamagedBlob
 from agent.repository.snapshot import Snapshot
 from chunker import Parameters
 
@@ -37,11 +38,45 @@ class BackupTarget(Protocol):
         """Make everything durable, then the snapshot; return its id in hexadecimal."""
 
 
+class Range(Protocol):
+    """Some chunks that lie together, and are read in one request."""
+
+    @property
+    def count(self) -> int:
+        """Return how many chunks they are."""
+
+    @property
+    def length(self) -> int:
+        """Return how many bytes are fetched."""
+
+    @property
+    def content_bytes(self) -> int:
+        """Return how many bytes the chunks have."""
+
+    def fetch(self) -> bytes:
+        """Read the range as it is stored."""
+
+    def chunks(self, fetched: bytes) -> Iterator[tuple[bytes, bytes | DamagedBlob]]:
+        """Yield each chunk's id and content, verified, or why it cannot be had from anywhere."""
+
+
 class RestoreSource(Protocol):
     """The read side of an open repository."""
 
     def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of a directory."""
+        """Return the entries of a directory; ``DamagedBlob`` or ``MalformedData`` if it is lost."""
 
     def load_chunk(self, id: bytes) -> bytes:
-        """Return a chunk, verified."""
+        """Return a chunk, verified; ``DamagedBlob`` if it is lost."""
+
+    def chunk_size(self, id: bytes) -> int:
+        """Return how many bytes a chunk has, without reading it; ``DamagedBlob`` if it is lost."""
+
+    def is_chunk(self, id: bytes, data: bytes) -> bool:
+        """Tell whether these bytes are that chunk."""
+
+    def is_zeros(self, id: bytes) -> bool:
+        """Tell whether a chunk is known to be nothing but zeros, so that it need not be read."""
+
+    def plan(self, ids: Collection[bytes]) -> tuple[Sequence[Range], dict[bytes, DamagedBlob]]:
+        """Return the ranges that bring these chunks, each once, and those that nobody has."""

@@ -5,6 +5,7 @@ writes. Small additions are kept as tables of their own until there are ``_MERGE
 """
 
 import threading
+from collections.abc import Collection
 
 from agent.errors import DamagedBlob
 from agent.repository.identity import BlobId, BlobType
@@ -49,10 +50,22 @@ class IndexView:
         """Return every place of a blob; raise ``DamagedBlob`` if no index names it."""
         found = [place for table in self._tables[type] for place in table.find(id)]
         if not found:
-            raise DamagedBlob(
-                f"{type.word} blob {id.hex()} is in no index of the repository; if its pack is"
-                " still there, `restic repair index` finds it again"
-            )
+            raise self.lost(type, id)
+        return found
+
+    @staticmethod
+    def lost(type: BlobType, id: BlobId) -> DamagedBlob:
+        """Return the error that says that no index names a blob."""
+        return DamagedBlob(
+            f"{type.word} blob {id.hex()} is in no index of the repository; if its pack is"
+            " still there, `restic repair index` finds it again"
+        )
+
+    def find_many(self, type: BlobType, ids: Collection[bytes]) -> dict[bytes, Found]:
+        """Return one place of each of many blobs; those that no index names are left out."""
+        found: dict[bytes, Found] = {}
+        for table in reversed(self._tables[type]):
+            found |= table.find_many(ids)
         return found
 
     def all(self, type: BlobType) -> list[Table]:

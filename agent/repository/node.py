@@ -24,7 +24,7 @@ class _Xattr(msgspec.Struct, gc=False):
     value: bytes | None = None
 
 
-class Node(msgspec.Struct):
+class Node(msgspec.Struct, gc=False):
     """The fields of a node as they stand in the JSON; a long list of content stays text."""
 
     name: str | None = None
@@ -209,6 +209,10 @@ def _content(node: Node, kind: Kind) -> tuple[bytes, ...] | None:
         if kind is Kind.FILE:
             raise _refused(node, "a file without a list of content")
         return None
+    if len(raw) == _ID_STEP + 1 and kind is Kind.FILE:
+        only = raw.tobytes()
+        if only.startswith(b'["') and only.endswith(b'"]'):
+            return (parse_id(only[2:-2].decode("latin-1")),)
     ids = _ids(_slices(raw) or read_json(_texts, raw.tobytes(), "list of content"))
     return ids if kind is Kind.FILE else None
 

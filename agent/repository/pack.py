@@ -26,7 +26,7 @@ MAX_BLOB_BYTES = (1 << 32) - (1 << 27)
 """Offsets and lengths are 32 bits: what a pack below its target still takes, with its header."""
 
 
-class PackedBlob(msgspec.Struct, frozen=True):
+class PackedBlob(msgspec.Struct, frozen=True, gc=False):
     """Where one blob lies in its pack; sizes in bytes.
 
     ``length`` is the sealed size, ``plain_length`` the size of the plaintext if the blob is

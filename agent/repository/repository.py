@@ -2,15 +2,25 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
-from agent.errors import MalformedData, ObjectMissing, RepositoryError, StorageError, UsageError
+from agent.errors import (
+    DamagedBlob,
+    MalformedData,
+    ObjectMissing,
+    RepositoryError,
+    StorageError,
+    UsageError,
+)
 from agent.monitor import Monitor
 from agent.repository.cache import Cache
+from agent.repository.contract import Range
+from agent.repository.fetching import Fetch, plan_fetches
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
@@ -22,6 +32,12 @@ from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
 from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import Session, Writer
+from chunker import MIN_SIZE
+
+ZEROS = bytes(MIN_SIZE)
+"""The chunk that a long run of zeros is cut into (restic-format.md section 10)."""
+
+ZEROS_ID = hashlib.sha256(ZEROS).digest()
 
 LOADERS = 4
 """Files fetched at a time when many small ones are needed."""
@@ -43,6 +59,48 @@ class Reader:
     def load_chunk(self, id: bytes) -> bytes:
         """Return a chunk, verified."""
         return self._blobs.load(BlobType.DATA, BlobId(id))
+
+    def chunk_size(self, id: bytes) -> int:
+        """Return how many bytes a chunk has."""
+        if self.is_zeros(id):
+            return len(ZEROS)
+        return self.view.find(BlobType.DATA, BlobId(id))[0].content_bytes
+
+    def is_chunk(self, id: bytes, data: bytes) -> bool:
+        """Tell whether these bytes are that chunk."""
+        return hashlib.sha256(data).digest() == id
+
+    def is_zeros(self, id: bytes) -> bool:
+        """Tell whether this is the chunk that every hole is made of."""
+        return id == ZEROS_ID
+
+    def plan(self, ids: Collection[bytes]) -> tuple[Sequence[Range], dict[bytes, DamagedBlob]]:
+        """Return the ranges that bring these chunks, and those that no index names."""
+        places = self.view.find_many(BlobType.DATA, ids)
+        lost = {id: self.view.lost(BlobType.DATA, BlobId(id)) for id in ids if id not in places}
+        wanted = [places[id] for id in ids if id in places]
+        return [_PlannedRange(self._blobs, fetch) for fetch in plan_fetches(wanted)], lost
+
+
+class _PlannedRange:
+    """A fetch with who reads it; implements ``Range``."""
+
+    __slots__ = ("_blobs", "_fetch", "content_bytes", "count", "length")
+
+    def __init__(self, blobs: BlobReader, fetch: Fetch) -> None:
+        self._blobs = blobs
+        self._fetch = fetch
+        self.count = len(fetch.blobs)
+        self.length = fetch.length
+        self.content_bytes = fetch.content_bytes
+
+    def fetch(self) -> bytes:
+        """Read the range."""
+        return self._blobs.fetch(self._fetch)
+
+    def chunks(self, fetched: bytes) -> Iterator[tuple[BlobId, bytes | DamagedBlob]]:
+        """Open what was fetched."""
+        return self._blobs.opened(self._fetch, fetched)
 
 
 class Repository:

@@ -13,6 +13,9 @@ from agent.errors import MalformedData
 _ZSTD = b"\x02"
 """First byte of a payload that is compressed JSON; plain JSON begins with a bracket."""
 
+MAX_WINDOW_BYTES = 1 << 27
+"""The largest zstd window that is read (restic-format.md section 6)."""
+
 _MAX_PLAIN = 1 << 30
 _STEP = 4 << 20
 
@@ -34,7 +37,7 @@ def unwrap(payload: bytes, what: str) -> bytes:
 def inflate(compressed: bytes | memoryview, limit: int, what: str) -> bytes:
     """Decompress zstd frames up to ``limit`` bytes; frames may lack their content size."""
     try:
-        stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+        stream = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(
             compressed, read_across_frames=True
         )
         plain = io.BytesIO()  # grows in place: what is large is in memory once

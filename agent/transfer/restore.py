@@ -1,69 +1,69 @@
 """The restore pipeline: a snapshot's tree in, a directory's content out.
 
-One thread walks the trees and makes directories, symlinks and special files; files are written
-by a pool, chunk by chunk, each verified before it is written. A directory gets its own metadata
-when everything below it is done, since every entry that is made moves its mtime. What is in the
-target already and not in the snapshot stays.
+One thread walks the trees: it makes directories, symlinks and special files, and collects files
+into windows (``window``). The ranges that a window needs are fetched by a pool of threads, each of
+which verifies every chunk and writes it wherever it belongs (``target_writing``). A directory gets
+its own metadata when everything in it is done (``target_folders``).
 
-An entry that cannot be restored is counted and named, and the run goes on; a chunk that cannot be
-read from the repository ends it.
+What is in the target already: a file whose content is right is kept and not fetched, one that
+differs in some chunks is written in those, everything else is replaced; what the snapshot does not
+have stays, unless ``delete`` was asked for.
+
+An entry that cannot be restored is counted and named, and the run goes on. So it does where the
+repository is damaged: all that can be had is restored, and then the run fails, saying what is lost.
 """
 
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
 import os
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
-from agent.errors import SourceError
+from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
-from agent.repository.contract import RestoreSource
+from agent.repository.contract import Range, RestoreSource
 from agent.transfer.pool import Pool
+from agent.transfer.selection import Selection
+from agent.transfer.target_existing import Differing, compare, placed, reuse
+from agent.transfer.target_folders import TargetFolder
+from agent.transfer.target_links import TargetLinks
+from agent.transfer.target_writing import (
+    BATCH_BYTES,
+    Batches,
+    LargeFile,
+    Wanted,
+    Writing,
+)
+from agent.transfer.window import Window
+from agent.volume.creation import SMALL_BYTES, is_small
+from agent.volume.descriptors import join
 from agent.volume.target_file import Place
-from agent.volume.writer import TargetDirectory, TargetTree
+from agent.volume.writer import TargetTree
 
-WRITERS = 8
-"""Files written at a time; most of that time is spent waiting for the storage."""
+WRITERS = 6
+"""Ranges fetched and written at a time; some of that time is spent waiting for the storage."""
 
-FILES_BYTES = 64 << 20
-"""Budget of files that are queued; each holds one chunk of at most 8 MiB while it is written."""
+RANGES_BYTES = 64 << 20
+"""Budget of ranges that are queued or at work, with the content of those that are."""
 
-_HEAVIEST = 8 << 20
-_LIGHTEST = 64 << 10
+FETCH_WEIGHT = 8 << 20
+_WAIT_SLICE_SECONDS = 0.5
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-class _Folder:
-    """One target directory, until everything in it is done; the root has no ``entry``."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a restore leaves out, and whether it removes what the snapshot does not have."""
 
-    def __init__(
-        self, parent: "_Folder | None", entry: Entry | None, directory: TargetDirectory
-    ) -> None:
-        self.parent = parent
-        self.entry = entry
-        self.directory = directory
-        self._lock = threading.Lock()
-        self._waiting = 1  # for the walk itself
-        if parent is not None:
-            parent.expect()
-
-    def expect(self) -> None:
-        """Wait for one more piece."""
-        with self._lock:
-            self._waiting += 1
-
-    def done(self) -> None:
-        """Account for one piece; the last one finishes this directory, and maybe its parents."""
-        folder: _Folder | None = self
-        while folder is not None and folder._last():
-            if folder.entry is not None:
-                folder.directory.finish_metadata(folder.entry)
-                folder.directory.close()
-            folder = folder.parent
-
-    def _last(self) -> bool:
-        with self._lock:
-            self._waiting -= 1
-            return self._waiting == 0
+    selection: Selection = dataclasses.field(default_factory=Selection)
+    delete: bool = False
 
 
 def restore(
@@ -72,47 +72,76 @@ def restore(
     target: str | os.PathLike[str],
     monitor: Monitor,
     cancel: CancelToken,
+    *,
+    options: Options | None = None,
 ) -> None:
     """Restore the tree into the directory ``target``, which is made if it is missing.
 
-    Raises ``VolumeError`` for the target as a whole, ``Canceled``, ``RepositoryError`` and
-    ``StorageError``. Entries that could not be restored in full are problems of the monitor.
+    Raises ``VolumeError`` for the target as a whole, ``Canceled``, ``StorageError``, and
+    ``DamagedBlob`` when the repository has lost a part of the snapshot and all the rest is
+    restored. Entries that could not be restored in full are problems of the monitor.
     """
     with TargetTree.open(target, monitor.problem, create=True) as opened:
         run = Run(cancel)
-        work = _Restore(source, monitor, run)
+        work = _Restore(source, monitor, run, options or Options())
         try:
-            work.walk(tree, opened.root)
-            work.wait()
+            work.all(tree, TargetFolder.root(opened.root, monitor.problem))
         except BaseException as error:
             run.fail(error)
             raise
         finally:
             work.close()
+    work.say_what_is_lost()
 
 
 class _Restore:
-    """One run: its pool, and the hard links that were met."""
+    """One run: its pool, its windows, and the hard links that were met."""
 
-    def __init__(self, source: RestoreSource, monitor: Monitor, run: Run) -> None:
+    def __init__(self, source: RestoreSource, monitor: Monitor, run: Run, options: Options) -> None:
         self._source = source
         self._monitor = monitor
         self._run = run
-        self._pool = Pool(run, "restore", WRITERS, FILES_BYTES)
-        self._linked: dict[tuple[int, int], tuple[Place, tuple[bytes, ...] | None]] = {}
-
-    def wait(self) -> None:
-        """Wait for the files that are still being written."""
-        self._pool.wait_idle()
+        self._options = options
+        self._pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
+        self._links = TargetLinks(self._link)
+        self._writing = Writing(monitor, self._links)
+        self._window = Window()
+        # Many small chunks are opened by one thread at a time: all of them would wait for the
+        # interpreter's lock anyway, and hand it round at every hash.
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         """End the threads."""
         self._pool.close()
 
-    def walk(self, tree: bytes, root: TargetDirectory) -> None:
-        """Visit every tree, depth first; however it ends, no directory is left open."""
-        top = _Folder(None, None, root)
-        stack = [(top, self._below(top, tree))]
+    def all(self, tree: bytes, root: TargetFolder) -> None:
+        """Restore everything."""
+        self._walk(tree, root)
+        self._monitor.walk_finished()
+        self._fetch()
+        self._pool.wait_idle()
+        while self._writing.retry:
+            again, self._writing.retry = self._writing.retry, []
+            for folder, entry in again:
+                self._make(folder, entry, None)
+            self._fetch()
+            self._pool.wait_idle()
+
+    def say_what_is_lost(self) -> None:
+        """Raise ``DamagedBlob`` if anything could not be had from the repository."""
+        count = self._writing.damaged_count
+        if count:
+            named = "; ".join(map(str, self._writing.damaged[:3]))
+            raise DamagedBlob(
+                f"{count} entries of the snapshot are lost, everything else is restored: {named}."
+                " `podlift check --read-data` says what else the damage touches"
+            )
+
+    # -- the walk -------------------------------------------------------------------------------
+
+    def _walk(self, tree: bytes, root: TargetFolder) -> None:
+        """Visit every tree, depth first; however it ends, no directory waits for the walk."""
+        stack = [(root, self._visit(root, tree))]
         try:
             while stack:
                 self._run.check()
@@ -123,103 +152,231 @@ class _Restore:
                     folder.done()
                 else:
                     child, subtree = below
-                    stack.append((child, self._below(child, subtree)))
+                    stack.append((child, self._visit(child, subtree)))
         finally:
             for folder, _ in reversed(stack):
                 folder.done()
-        self._monitor.walk_finished()
 
-    def _below(self, folder: _Folder, tree: bytes) -> Iterator[tuple[_Folder, bytes]]:
-        """Make one directory's entries, and yield its subdirectories with their trees."""
-        for entry in self._source.load_tree(tree):
+    def _visit(self, folder: TargetFolder, tree: bytes) -> Iterator[tuple[TargetFolder, bytes]]:
+        """Make one directory's entries, then yield its subdirectories with their trees."""
+        try:
+            entries = self._source.load_tree(tree)
+        except (DamagedBlob, MalformedData) as error:
+            self._writing.lost(folder.path, error)
+            return
+        here = [entry for entry in entries if self._is_wanted_here(folder, entry)]
+        try:
+            present = self._present(folder, entries) if here or folder.wanted else frozenset()
+        except SourceError as error:
+            self._monitor.problem(error)
+            return
+        self._monitor.add(bytes_total=sum(entry.size for entry in here))
+        differing = self._compared(folder, here, present)
+        folder.expect(len(here))
+        for entry in here:
             self._run.check()
-            if entry.kind is Kind.DIRECTORY and entry.subtree is not None:
-                below = self._enter(folder, entry)
-                if below is not None:
-                    yield below, entry.subtree
-            elif entry.kind is Kind.FILE:
-                self._file(folder, entry)
-            else:
-                self._other(folder, entry)
+            self._make(folder, entry, differing.get(entry.name))
+            if self._window.full:
+                self._fetch()
+        below = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
+        del entries, here, present, differing
+        for entry in below:
+            child = self._enter(folder, entry)
+            if child is not None:
+                yield child, entry.subtree or b""
 
-    def _enter(self, folder: _Folder, entry: Entry) -> _Folder | None:
+    def _is_wanted_here(self, folder: TargetFolder, entry: Entry) -> bool:
+        """Tell whether an entry that is no directory is to be restored."""
+        if entry.kind is Kind.DIRECTORY:
+            return False
+        selection = self._options.selection
+        return selection.everything or selection.wants(join(folder.path, entry.name), False)
+
+    def _present(self, folder: TargetFolder, entries: list[Entry]) -> frozenset[bytes]:
+        """Return which names are there already, after removing those that are not to stay."""
+        if folder.directory.fresh:
+            return frozenset()
+        present = folder.directory.names()
+        if self._options.delete and folder.wanted:
+            selection = self._options.selection
+            for name in present.difference(entry.name for entry in entries):
+                path = join(folder.path, name)
+                if selection.wants(path, True) and selection.wants(path, False):
+                    self._remove(folder, name)
+        return present
+
+    def _remove(self, folder: TargetFolder, name: bytes) -> None:
         try:
-            return _Folder(folder, entry, folder.directory.make_directory(entry))
+            self._monitor.add(removed=folder.directory.remove(name))
         except SourceError as error:
             self._monitor.problem(error)
-            return None
 
-    def _other(self, folder: _Folder, entry: Entry) -> None:
-        if entry.kind is Kind.SOCKET:
-            self._monitor.add(sockets_skipped=1)
-            return
-        try:
-            if entry.kind is Kind.SYMLINK:
-                folder.directory.make_symlink(entry)
-            else:
-                folder.directory.make_special(entry)
-            self._monitor.add(others=1)
-        except SourceError as error:
-            self._monitor.problem(error)
-
-    def _file(self, folder: _Folder, entry: Entry) -> None:
-        self._monitor.add(bytes_total=entry.size)
-        if entry.links > 1:
-            self._hard_link(folder, entry)
-            return
-        folder.expect()
-        weight = max(_LIGHTEST, min(entry.size, _HEAVIEST))
-        try:
-            queued = self._pool.submit(weight, self._write, folder, entry)
-        except BaseException:
-            folder.done()
-            raise
-        queued.add_done_callback(lambda _: folder.done())  # also when it is dropped
-
-    def _hard_link(self, folder: _Folder, entry: Entry) -> None:
-        """Write the first of several links here and now, so that the others can link to it."""
-        identity = (entry.device, entry.inode)
-        place, content = self._linked.get(identity, (None, None))
-        if place is not None and content == entry.content:
-            try:
-                folder.directory.link(entry, place)
-                self._monitor.add(files_new=1, bytes_done=entry.size)
-            except SourceError as error:
-                self._monitor.problem(error)
-            return
-        written = self._write(folder, entry)
-        if written is not None and place is None:
-            self._linked[identity] = (written, entry.content)
-
-    def _write(self, folder: _Folder, entry: Entry) -> Place | None:
-        """Write one file, and return where it is; count the problem and return None if not."""
-        try:
-            with folder.directory.make_file(entry) as file:
-                offset = 0
-                for chunk in self._chunks(entry):
-                    file.write_at(offset, chunk)
-                    offset += len(chunk)
-                    self._monitor.add(bytes_done=len(chunk))
-                file.truncate(offset)
-                file.finish_metadata(entry)
-                place = file.place
-        except SourceError as error:
-            self._monitor.problem(error)
-            return None
-        if offset != entry.size:
-            self._monitor.problem(
-                SourceError(
-                    file.path, f"its snapshot says {entry.size} bytes, its content has {offset}"
-                )
+    def _compared(
+        self, folder: TargetFolder, entries: list[Entry], present: frozenset[bytes]
+    ) -> dict[bytes, Differing]:
+        """Compare the files that are there with what they should be, several at a time."""
+        pending = {
+            entry.name: self._pool.submit(
+                min(entry.size, FETCH_WEIGHT), compare, self._source, folder.directory, entry
             )
-        self._monitor.add(files_new=1)
-        return place
+            for entry in entries
+            if entry.kind is Kind.FILE and entry.name in present
+        }
+        found: dict[bytes, Differing] = {}
+        for name, future in pending.items():
+            differing = self._result(future)
+            if differing is not None:
+                found[name] = differing
+        return found
 
-    def _chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Yield the content; a chunk that repeats, as in a hole, is fetched once."""
-        last_id, last = b"", b""
-        for id in entry.content or ():
-            self._run.check()
-            if id != last_id:
-                last_id, last = id, self._source.load_chunk(id)
-            yield last
+    def _result(self, future: "concurrent.futures.Future[T]") -> T:
+        """Wait for a task, and look at the run meanwhile: a task that is dropped never ends."""
+        while True:
+            try:
+                return future.result(timeout=_WAIT_SLICE_SECONDS)
+            except TimeoutError:
+                self._run.check()
+
+    def _enter(self, folder: TargetFolder, entry: Entry) -> TargetFolder | None:
+        path = join(folder.path, entry.name)
+        wanted = self._options.selection.wants(path, True)
+        if not wanted and not self._options.selection.leads_on(path):
+            return None
+        if entry.subtree is None:
+            self._monitor.problem(SourceError(path, "is a directory without a tree of its own"))
+            return None
+        child = TargetFolder(folder, entry, self._monitor.problem, wanted=wanted)
+        try:
+            if wanted:
+                child.make()
+        except BaseException as error:
+            child.done()
+            if not isinstance(error, SourceError):
+                raise
+            self._monitor.problem(error)
+            return None
+        return child
+
+    def _make(self, folder: TargetFolder, entry: Entry, differing: Differing | None) -> None:
+        """Make one entry that is no directory, or see to it that it will be; it is expected."""
+        if entry.kind is Kind.FILE:
+            if entry.links < 2 or self._links.first(folder, entry):
+                self._file(folder, entry, differing)
+            return
+        try:
+            if entry.kind is Kind.SOCKET:
+                self._monitor.add(sockets_skipped=1)
+            elif entry.kind is Kind.SYMLINK:
+                folder.made.make_symlink(entry)
+                self._monitor.add(others=1)
+            else:
+                folder.made.make_special(entry)
+                self._monitor.add(others=1)
+        except SourceError as error:
+            self._monitor.problem(error)
+        finally:
+            folder.done()
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def _file(self, folder: TargetFolder, entry: Entry, differing: Differing | None) -> None:
+        """Decide how a file comes to its content; what is expected of it is done in the end."""
+        content = entry.content or ()
+        if differing is not None and self._kept(folder, entry, differing):
+            return
+        if is_small(entry) and len(content) < 2:
+            if content:
+                self._window.add_small(folder, entry, content[0])
+            else:
+                self._window.add_empty(folder, entry)
+            return
+        try:
+            chunks, size = placed(self._source, content)
+        except DamagedBlob as error:
+            self._writing.lost(join(folder.path, entry.name), error)
+            self._writing.try_others(entry)
+            folder.done()
+            return
+        self._queue(LargeFile(folder, entry, size, len(chunks)), chunks)
+
+    def _kept(self, folder: TargetFolder, entry: Entry, differing: Differing) -> bool:
+        """Keep what is right of a file that is there; tell whether that could be done."""
+        try:
+            file = reuse(folder.directory, entry, differing)
+        except SourceError as error:
+            log.info("%s; it is replaced", error)
+            return False
+        if file is None:
+            return False
+        right = entry.size - sum(self._source.chunk_size(id) for _, id in differing.chunks)
+        self._monitor.add(bytes_done=right)
+        large = LargeFile(folder, entry, differing.size, len(differing.chunks), file)
+        large.counted = "files_unmodified" if differing.whole else "files_changed"
+        self._queue(large, differing.chunks)
+        return True
+
+    def _queue(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
+        if chunks:
+            self._window.add_large(file, chunks)
+        else:
+            self._writing.settle(file)
+
+    def _link(self, folder: TargetFolder, entry: Entry, place: Place) -> None:
+        """Give a file that is finished one more name."""
+        try:
+            folder.made.link(entry, place)
+            self._monitor.add(files_new=1, bytes_done=entry.size)
+        except SourceError as error:
+            self._monitor.problem(error)
+        finally:
+            folder.done()
+
+    # -- content --------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """Queue all that the window wants. What the last one wanted is nearly done by then."""
+        window, self._window = self._window, Window()
+        for folder, entries in window.empty.items():
+            self._pool.submit(len(entries), self._empty, folder, entries)
+        ranges, lost = self._source.plan(window.wanted)
+        batches = Batches(self._writing, self._monitor)
+        for id, error in lost.items():
+            self._deliver(window.wanted, id, error, batches)
+        for range in ranges:
+            weight = range.length + min(range.content_bytes, BATCH_BYTES)
+            self._pool.submit(weight, self._range, range, window.wanted)
+
+    def _empty(self, folder: TargetFolder, entries: list[Entry]) -> None:
+        Batches(self._writing, self._monitor).create(folder, entries, [b""] * len(entries))
+
+    def _range(self, range: Range, wanted: Wanted) -> None:
+        """Fetch one range and write all that is in it."""
+        batches = Batches(self._writing, self._monitor)
+        fetched = range.fetch()
+        small = range.content_bytes < SMALL_BYTES * range.count
+        with self._opening if small else contextlib.nullcontext():
+            for id, chunk in range.chunks(fetched):
+                self._run.check()
+                self._deliver(wanted, id, chunk, batches)
+        batches.flush()
+        self._monitor.add(bytes_read=range.length)
+
+    def _deliver(
+        self, wanted: Wanted, id: bytes, chunk: bytes | DamagedBlob, batches: Batches
+    ) -> None:
+        """Give a chunk to every file that wants it."""
+        for taker in wanted.pop(id):
+            first, rest = taker
+            if isinstance(first, LargeFile):
+                assert isinstance(rest, int)
+                if isinstance(chunk, bytes):
+                    self._monitor.add(bytes_done=len(chunk))
+                if first.write(rest, chunk):
+                    self._writing.settle(first)
+            else:
+                assert isinstance(rest, Entry)
+                if isinstance(chunk, bytes):
+                    batches.add(first, rest, chunk)
+                else:
+                    self._writing.lost(join(first.path, rest.name), chunk)
+                    first.done()

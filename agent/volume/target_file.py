@@ -1,25 +1,27 @@
 """A file that is being restored: created by us, empty, written in any order, then finished.
 
 It was created exclusively, so no range was ever written before: runs of zeros are left out
-and become holes. Its descriptor is the only way to it; what the owner puts under its name
-meanwhile is not touched.
+and become holes. Its inode is the only one that is ever written to; what the owner puts under its
+name meanwhile is not touched.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
+from typing import Protocol
 
 from agent.entry import Entry
 from agent.errors import SourceError, VolumeError
 from agent.volume.descriptors import reason
+from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
-from agent.volume.scope import OneDescriptor
 
 Problem = Callable[[SourceError], None]
 """Who hears about an entry that was not restored in full; called from any thread."""
 
+_WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FATAL = frozenset({ENOSPC, EDQUOT, EROFS})
 _ZEROS = bytes(64 * 1024)
 """One run of zeros that is worth a hole; shorter ones cost less than the extent they split."""
@@ -32,6 +34,21 @@ class Place:
     path: bytes
     device: int
     inode: int
+
+
+class Parent(Protocol):
+    """The directory that a file was made in."""
+
+    @property
+    def descriptors(self) -> Descriptors:
+        """Return where descriptors are held."""
+
+    @property
+    def problem(self) -> Problem:
+        """Return who hears of metadata that could not be set."""
+
+    def using(self) -> AbstractContextManager[int]:
+        """Hold a descriptor of the directory for a scope."""
 
 
 @contextmanager
@@ -52,49 +69,71 @@ def report(path: bytes, failures: list[str], problem: Problem) -> None:
         problem(SourceError(path, "; ".join(failures)))
 
 
-class TargetFile(OneDescriptor):
-    """One new file; closed by whoever made it. Threads may write different ranges at once."""
+class TargetFile(Held):
+    """One new file; closed by whoever made it. Threads may write different ranges at once.
 
-    def __init__(self, descriptor: int, path: bytes, problem: Problem) -> None:
+    Its descriptor may be closed and opened again in between; see ``held``.
+    """
+
+    def __init__(self, descriptor: int, path: bytes, parent: Parent) -> None:
         """Take ``descriptor`` over; ``TargetDirectory.make_file`` is the way to make one."""
-        stat = os.fstat(descriptor)
+        super().__init__(parent.descriptors, descriptor)
         self.path = path
-        self.place = Place(path, stat.st_dev, stat.st_ino)
-        super().__init__(descriptor)
-        self._problem = problem
+        self.place = Place(path, self.device, self.inode)
+        self._parent = parent
+        self._dense = False
+
+    @classmethod
+    def rewriting(cls, descriptor: int, path: bytes, parent: Parent) -> "TargetFile":
+        """Take over a file that has content already: zeros are then written like anything else."""
+        file = cls(descriptor, path, parent)
+        file._dense = True
+        return file
+
+    def reopen(self) -> int:
+        """Open the file again by its name, if it is still there; raises ``SourceError``."""
+        name = self.path.rpartition(b"/")[2]
+        with target_errors(self.path), self._parent.using() as directory:
+            descriptor = os.open(name, _WRITE, dir_fd=directory)
+        if not self.is_at(descriptor):
+            os.close(descriptor)
+            raise SourceError(self.path, "was replaced while it was restored; stop the pod")
+        return descriptor
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write ``data`` at ``offset``; each range once, zeros become holes.
 
-        Call ``truncate`` in the end: a hole at the end is not part of the file before.
+        Call ``truncate`` too: a hole at the end is not part of the file before.
         Raises ``SourceError``, or ``VolumeError`` when the volume is full or read-only.
         """
         view = memoryview(data)
-        with target_errors(self.path):
+        with target_errors(self.path), self.using() as descriptor:
             start = 0
-            for position in range(0, len(view), len(_ZEROS)):
+            for position in () if self._dense else range(0, len(view), len(_ZEROS)):
                 block = view[position : position + len(_ZEROS)]
                 if len(block) == len(_ZEROS) and block[0] == 0 and bytes(block) == _ZEROS:
-                    self._write(offset + start, view[start:position])
+                    _write(descriptor, offset + start, view[start:position])
                     start = position + len(block)
-            self._write(offset + start, view[start:])
+            _write(descriptor, offset + start, view[start:])
 
     def truncate(self, size: int) -> None:
         """Set the size; what was not written below it is a hole. Raises as ``write_at``."""
-        with target_errors(self.path):
-            os.ftruncate(self._descriptor, size)
+        with target_errors(self.path), self.using() as descriptor:
+            os.ftruncate(descriptor, size)
 
     def finish_metadata(self, entry: Entry) -> None:
         """Set owner, attributes, mode and times; what fails goes to the problem callback."""
-        report(self.path, apply_metadata(self._descriptor, entry), self._problem)
+        with target_errors(self.path), self.using() as descriptor:
+            report(self.path, apply_metadata(descriptor, entry), self._parent.problem)
 
     def close(self) -> None:
         """Give the descriptor back; closing twice does nothing. Raises as ``write_at``."""
         with target_errors(self.path):  # network file systems refuse late
             super().close()
 
-    def _write(self, offset: int, view: memoryview) -> None:
-        while view:
-            count = os.pwrite(self._descriptor, view, offset)
-            view = view[count:]
-            offset += count
+
+def _write(descriptor: int, offset: int, view: memoryview) -> None:
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written

@@ -9,19 +9,36 @@ anew, exclusively; and metadata is set through a descriptor of what was made, ne
 import errno
 import os
 import stat as mode_bits
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from agent.entry import Entry, Kind
 from agent.errors import SourceError, VolumeError
-from agent.volume.descriptors import DIRECTORY, join, pin, pinned, proc_path, reason
+from agent.volume.creation import create_batch
+from agent.volume.descriptors import (
+    DIRECTORY,
+    join,
+    last_descriptor,
+    pin,
+    pinned,
+    proc_path,
+    reason,
+)
+from agent.volume.existing import ExistingFile
+from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
 from agent.volume.reader import open_root
-from agent.volume.scope import OneDescriptor, Scoped
+from agent.volume.removal import remove_entry
+from agent.volume.scope import Scoped
 from agent.volume.target_file import Place, Problem, TargetFile, report, target_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES})
+HELD_DESCRIPTORS = 256
+"""How many directories and files of a target are open at a time; others are opened again."""
+
 _ATTEMPTS = 3
 """How often a name is cleared for what is made under it before its owner is held to fight us."""
 
@@ -39,10 +56,12 @@ class TargetTree(Scoped):
     def __init__(self, descriptor: int, path: bytes, problem: Problem) -> None:
         """Take ``descriptor`` over; ``open`` is the way to make one."""
         self.path = path
-        self.device = os.fstat(descriptor).st_dev
         self.problem = problem
+        self.descriptors = Descriptors(min(HELD_DESCRIPTORS, last_descriptor() // 2))
         self._mount = mount_id(descriptor)
-        self.root = TargetDirectory(descriptor, b"", self)
+        self._root = descriptor
+        self.root = TargetDirectory(os.dup(descriptor), b"", self, None)
+        self.device = self.root.device
 
     @classmethod
     def open(
@@ -66,9 +85,17 @@ class TargetTree(Scoped):
             return False
         return self._mount is None or mount_id(descriptor) == self._mount
 
+    def reopen_root(self) -> int:
+        """Return one more descriptor of the root, which stays open until ``close``."""
+        return os.dup(self._root)
+
     def close(self) -> None:
-        """Give the root back; directories below live until they are closed themselves."""
+        """Close everything in it that is still open; nothing may be at work any more."""
         self.root.close()
+        self.descriptors.close()
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
 
 
 def _no_target(error: OSError) -> str:
@@ -79,19 +106,50 @@ def _no_target(error: OSError) -> str:
     return reason(error)
 
 
-class TargetDirectory(OneDescriptor):
-    """One open directory of a target.
+class TargetDirectory(Held):
+    """One directory of a target; its descriptor is held, or opened again when it is used.
 
     Threads may make entries in it at once; it is closed when all of them are made, after
     ``finish_metadata`` (each entry made moves its mtime). All methods raise ``SourceError``
-    about the entry, or ``VolumeError`` when the volume is full or read-only.
+    about the entry, or ``VolumeError`` when the volume is full or read-only. ``fresh`` tells that
+    this restore made it, so that nothing can be in it yet.
     """
 
-    def __init__(self, descriptor: int, path: bytes, tree: TargetTree) -> None:
+    def __init__(
+        self, descriptor: int, path: bytes, tree: TargetTree, parent: "TargetDirectory | None"
+    ) -> None:
         """Take ``descriptor`` over; ``make_directory`` is the way to make one."""
-        super().__init__(descriptor)
+        super().__init__(tree.descriptors, descriptor)
         self.path = path
+        self.fresh = False
         self._tree = tree
+        self._parent = parent
+
+    @property
+    def descriptors(self) -> Descriptors:
+        """Return where descriptors are held."""
+        return self._tree.descriptors
+
+    @property
+    def problem(self) -> Problem:
+        """Return who hears of metadata that could not be set."""
+        return self._tree.problem
+
+    def reopen(self) -> int:
+        """Open the directory again from the one above; raises ``SourceError``."""
+        if self._parent is None:
+            return self._tree.reopen_root()
+        with target_errors(self.path), self._parent.using() as above:
+            descriptor = os.open(self.path.rpartition(b"/")[2], DIRECTORY, dir_fd=above)
+        if not self.is_at(descriptor):
+            os.close(descriptor)
+            raise SourceError(self.path, "was replaced while it was restored; stop the pod")
+        return descriptor
+
+    def names(self) -> frozenset[bytes]:
+        """Return the names of all entries that are there."""
+        with target_errors(self.path), self.using() as descriptor:
+            return frozenset(map(os.fsencode, os.listdir(descriptor)))
 
     def make_directory(self, entry: Entry) -> "TargetDirectory":
         """Make a directory, or enter the one that is there; the caller closes it.
@@ -99,35 +157,56 @@ class TargetDirectory(OneDescriptor):
         A new one is closed to all but its maker until ``finish_metadata``.
         """
         path = self._path_of(entry)
-        with target_errors(path):
-            descriptor = self._enter(entry.name)
+        with target_errors(path), self.using() as here:
+            descriptor = self._enter(entry.name, here)
+            fresh = descriptor is None
             if descriptor is None:
-                self._make(entry, lambda: os.mkdir(entry.name, 0o700, dir_fd=self._descriptor))
-                descriptor = os.open(entry.name, DIRECTORY, dir_fd=self._descriptor)
+                self._make(entry, here, lambda: os.mkdir(entry.name, 0o700, dir_fd=here))
+                descriptor = os.open(entry.name, DIRECTORY, dir_fd=here)
             if not self._tree.admits(descriptor):
                 os.close(descriptor)
                 raise SourceError(path, "is a mount point in the target; unmount it to restore")
-        return TargetDirectory(descriptor, path, self._tree)
+        made = TargetDirectory(descriptor, path, self._tree, self)
+        made.fresh = fresh
+        return made
 
     def make_file(self, entry: Entry) -> TargetFile:
         """Make an empty file in place of what is there; the caller writes, finishes, closes."""
         path = self._path_of(entry)
-        with target_errors(path):
+        with target_errors(path), self.using() as here:
             descriptor = self._make(
-                entry, lambda: os.open(entry.name, _CREATE, 0o600, dir_fd=self._descriptor)
+                entry, here, lambda: os.open(entry.name, _CREATE, 0o600, dir_fd=here)
             )
-        return TargetFile(descriptor, path, self._tree.problem)
+        return TargetFile(descriptor, path, self)
+
+    def make_files(self, entries: Sequence[Entry], contents: Sequence[bytes]) -> list[int]:
+        """Make small files with content and metadata, all that can be made without a decision.
+
+        Returns the places of the others: ``make_file`` makes them, or says why not.
+        """
+        with target_errors(self.path), self.using() as here:
+            return create_batch(here, entries, contents)
+
+    def open_existing(self, entry: Entry) -> "ExistingFile | None":
+        """Open the regular file that is there, to be read; None for anything else."""
+        path = self._path_of(entry)
+        with target_errors(path), self.using() as here:
+            try:
+                descriptor = os.open(entry.name, _READ, dir_fd=here)
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    return None
+                raise
+        return ExistingFile.of(descriptor, path, self)
 
     def make_symlink(self, entry: Entry) -> None:
         """Make a symlink with its metadata in place of what is there; its target is not looked at."""
         path = self._path_of(entry)
         if not entry.link_target or b"\0" in entry.link_target:
             raise SourceError(path, "is a symlink to nowhere; the snapshot is not to be trusted")
-        with target_errors(path):
-            self._make(
-                entry, lambda: os.symlink(entry.link_target, entry.name, dir_fd=self._descriptor)
-            )
-            with pinned(entry.name, self._descriptor) as made:
+        with target_errors(path), self.using() as here:
+            self._make(entry, here, lambda: os.symlink(entry.link_target, entry.name, dir_fd=here))
+            with pinned(entry.name, here) as made:
                 stat = os.fstat(made)
                 ours = mode_bits.S_ISLNK(stat.st_mode) and (
                     os.readlink(b"", dir_fd=made) == entry.link_target
@@ -143,15 +222,12 @@ class TargetDirectory(OneDescriptor):
                 path, f"is a {entry.kind.name.lower()}, which is not restored as such"
             )
         mode = file_type | 0o600
-        with target_errors(path):
+        with target_errors(path), self.using() as here:
             try:
-                self._make(
-                    entry,
-                    lambda: os.mknod(entry.name, mode, entry.rdev, dir_fd=self._descriptor),
-                )
+                self._make(entry, here, lambda: os.mknod(entry.name, mode, entry.rdev, dir_fd=here))
             except OverflowError as error:
                 raise SourceError(path, f"has an impossible device number {entry.rdev}") from error
-            with pinned(entry.name, self._descriptor) as made:
+            with pinned(entry.name, here) as made:
                 stat = os.fstat(made)
                 same_device = entry.kind is Kind.FIFO or stat.st_rdev == entry.rdev
                 ours = mode_bits.S_IFMT(stat.st_mode) == file_type and same_device
@@ -164,21 +240,21 @@ class TargetDirectory(OneDescriptor):
         file of the same inode: the owner may have moved another one there.
         """
         path = self._path_of(entry)
-        with target_errors(path):
+        with target_errors(path), self.using() as here:
             found = self._find(existing)
             try:
                 stat = os.fstat(found)
                 same = (stat.st_dev, stat.st_ino) == (existing.device, existing.inode)
                 if not same or not mode_bits.S_ISREG(stat.st_mode):
                     raise SourceError(path, "the file that it links to was replaced; restore again")
+                if _is_link_to(stat, entry.name, here):
+                    return
                 # From the pin's magic link, which linkat(2) is told to follow, to the inode.
                 self._make(
                     entry,
+                    here,
                     lambda: os.link(
-                        proc_path(found),
-                        entry.name,
-                        dst_dir_fd=self._descriptor,
-                        follow_symlinks=True,
+                        proc_path(found), entry.name, dst_dir_fd=here, follow_symlinks=True
                     ),
                 )
             finally:
@@ -186,7 +262,17 @@ class TargetDirectory(OneDescriptor):
 
     def finish_metadata(self, entry: Entry) -> None:
         """Set the directory's own metadata, after all its entries were made."""
-        report(self.path, apply_metadata(self._descriptor, entry), self._tree.problem)
+        with target_errors(self.path), self.using() as here:
+            report(self.path, apply_metadata(here, entry), self._tree.problem)
+
+    def remove(self, name: bytes) -> int:
+        """Remove an entry with all that is below it; return how many were removed.
+
+        Raises ``SourceError`` at the first that cannot be removed.
+        """
+        path = join(self.path, name)
+        with target_errors(path), self.using() as here:
+            return remove_entry(here, name, path, self._tree.admits)
 
     def _path_of(self, entry: Entry) -> bytes:
         name = entry.name
@@ -196,31 +282,32 @@ class TargetDirectory(OneDescriptor):
             raise SourceError(path, why)
         return path
 
-    def _enter(self, name: bytes) -> int | None:
+    @staticmethod
+    def _enter(name: bytes, here: int) -> int | None:
         """Open the directory that is there, or return None if there is none."""
         try:
-            return os.open(name, DIRECTORY, dir_fd=self._descriptor)
+            return os.open(name, DIRECTORY, dir_fd=here)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def _make(self, entry: Entry, create: Callable[[], _Made]) -> _Made:
+    def _make(self, entry: Entry, here: int, create: Callable[[], _Made]) -> _Made:
         """Call ``create`` under a cleared name; its owner may put things there meanwhile."""
         for _ in range(_ATTEMPTS):
             try:
                 return create()
             except FileExistsError:
-                self._clear(entry)
+                self._clear(entry, here)
         why = "something is put in its place again and again; stop the pod and restore again"
         raise SourceError(join(self.path, entry.name), why)
 
-    def _clear(self, entry: Entry) -> None:
+    def _clear(self, entry: Entry, here: int) -> None:
         try:
-            os.unlink(entry.name, dir_fd=self._descriptor)
+            os.unlink(entry.name, dir_fd=here)
         except FileNotFoundError:
             return
         except IsADirectoryError:
             try:
-                os.rmdir(entry.name, dir_fd=self._descriptor)
+                os.rmdir(entry.name, dir_fd=here)
             except OSError as error:
                 why = f"a directory is in its place; remove it ({os.strerror(error.errno or 0)})"
                 raise SourceError(join(self.path, entry.name), why) from error
@@ -234,7 +321,7 @@ class TargetDirectory(OneDescriptor):
     def _find(self, place: Place) -> int:
         """Pin what is at ``place`` now, from the root, through directories only."""
         *above, name = place.path.split(b"/")
-        current = os.dup(self._tree.root._descriptor)
+        current = self._tree.reopen_root()
         try:
             for part in above:
                 below = os.open(part, DIRECTORY, dir_fd=current)
@@ -243,3 +330,12 @@ class TargetDirectory(OneDescriptor):
             return pin(name, current)
         finally:
             os.close(current)
+
+
+def _is_link_to(stat: os.stat_result, name: bytes, directory: int) -> bool:
+    """Tell whether a name is a link to this inode already."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino)

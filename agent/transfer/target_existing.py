@@ -1,0 +1,96 @@
+"""What is in the target already: compared chunk by chunk, and kept where it is right.
+
+This is what makes a restore resumable, and one onto an older state cheap: only chunks that differ
+are fetched. A file is written in place only if it has one name, since another name may be one that
+is to stay as it is.
+"""
+
+import dataclasses
+
+from agent.entry import Entry
+from agent.errors import DamagedBlob, SourceError
+from agent.repository.contract import RestoreSource
+from agent.volume.target_file import TargetFile
+from agent.volume.writer import TargetDirectory
+
+_STEP_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Differing:
+    """Where an existing file differs: chunks to fetch and ranges to fill with zeros.
+
+    ``chunks`` are (offset, id), ``zeros`` (offset, length), ``size`` what the file has in the end.
+    ``whole`` tells that it is right already.
+    """
+
+    chunks: list[tuple[int, bytes]]
+    zeros: list[tuple[int, int]]
+    size: int
+    whole: bool
+
+
+def placed(
+    source: RestoreSource, content: tuple[bytes, ...]
+) -> tuple[list[tuple[int, bytes]], int]:
+    """Return the chunks to fetch for a new file, each with its offset, and its size.
+
+    Chunks of zeros are left out: they become a hole. Raises ``DamagedBlob`` if one is lost.
+    """
+    chunks = []
+    offset = 0
+    for id in content:
+        if not source.is_zeros(id):
+            chunks.append((offset, id))
+        offset += source.chunk_size(id)
+    return chunks, offset
+
+
+def compare(source: RestoreSource, directory: TargetDirectory, entry: Entry) -> Differing | None:
+    """Compare the file that is there with what it should be; None if nothing of it can be kept."""
+    try:
+        file = directory.open_existing(entry)
+    except SourceError:
+        return None
+    if file is None:
+        return None
+    chunks, zeros, offset = [], [], 0
+    with file:
+        if file.links > 1 and entry.links < 2:
+            return None
+        try:
+            for id in entry.content or ():
+                length = source.chunk_size(id)
+                data = file.read_at(offset, length) if offset < file.size else b""
+                if len(data) != length or not source.is_chunk(id, data):
+                    if source.is_zeros(id):
+                        zeros.append((offset, length))
+                    else:
+                        chunks.append((offset, id))
+                offset += length
+        except (DamagedBlob, SourceError):
+            return None
+    same = not chunks and not zeros
+    if same and file.size == offset:
+        return Differing([], [], offset, whole=True)
+    if file.links > 1 or (entry.content and len(chunks) + len(zeros) == len(entry.content)):
+        return None
+    return Differing(chunks, zeros, offset, whole=False)
+
+
+def reuse(directory: TargetDirectory, entry: Entry, differing: Differing) -> TargetFile | None:
+    """Open a file of which something is kept, zeros filled in and of its final size.
+
+    Returns None if it is not there any more; raises ``SourceError``.
+    """
+    file = directory.open_existing(entry)
+    if file is None:
+        return None
+    with file:
+        target = file.rewrite(keep=differing.whole)
+    if target is not None and not differing.whole:
+        target.truncate(differing.size)
+        for offset, length in differing.zeros:
+            for start in range(offset, offset + length, _STEP_BYTES):
+                target.write_at(start, bytes(min(_STEP_BYTES, offset + length - start)))
+    return target

@@ -1,0 +1,52 @@
+"""The window: the files whose content is fetched together.
+
+A restore that fetched file by file would ask for each pack many times, in an order that has nothing
+to do with how it was stored. So files are collected first, and what they want is turned round: for
+each chunk, who needs it. Then each chunk is fetched once, in ranges of whole packs, and written
+wherever it belongs. A window has bounds, so that the memory for it has: chunks that two windows
+share are fetched twice.
+"""
+
+from agent.entry import Entry
+from agent.transfer.target_folders import TargetFolder
+from agent.transfer.target_writing import LargeFile, Wanted
+
+WINDOW_FILES = 32_768
+WINDOW_CHUNKS = 131_072
+"""How much one window holds, two of which exist at a time: 0.8 KB a file, 0.2 KB a chunk more."""
+
+
+class Window:
+    """Files of one window, by the chunks that they want."""
+
+    def __init__(self) -> None:
+        self.wanted: Wanted = {}
+        self.empty: dict[TargetFolder, list[Entry]] = {}
+        self._files = 0
+        self._chunks = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether it has to be fetched before more is added."""
+        return self._files >= WINDOW_FILES or self._chunks >= WINDOW_CHUNKS
+
+    def add_empty(self, folder: TargetFolder, entry: Entry) -> None:
+        """Add a file without content."""
+        self.empty.setdefault(folder, []).append(entry)
+        self._files += 1
+
+    def add_small(self, folder: TargetFolder, entry: Entry, id: bytes) -> None:
+        """Add a file that is one chunk."""
+        takers = self.wanted.get(id)
+        if takers is None:
+            self.wanted[id] = [(folder, entry)]
+        else:
+            takers.append((folder, entry))
+        self._files += 1
+
+    def add_large(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
+        """Add a file with the chunks that it wants, each with its offset."""
+        for offset, id in chunks:
+            self.wanted.setdefault(id, []).append((file, offset))
+        self._files += 1
+        self._chunks += len(chunks)

@@ -1,0 +1,3 @@
+def create_files(
+    directory: int, names: tuple[bytes, ...], contents: tuple[bytes, ...], facts: bytes, /
+) -> bytes: ...
