@@ -1,15 +1,36 @@
 """restore: what brings something back out of a repository."""
 
+import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
-from agent.access import Access, no_lock_option, repository_options, stoppable
+from agent.access import (
+    Access,
+    json_option,
+    no_lock_option,
+    repository_options,
+    stoppable,
+)
+from agent.cancel import CancelToken
 from agent.commands.exits import DONE, PARTIAL
-from agent.monitor import Monitor
-from agent.terminal import problem_lines, progress, size_text
+from agent.errors import DamagedBlob, UsageError
+from agent.monitor import Counters, Monitor
+from agent.repository.repository import Reader
+from agent.terminal import name_text, problem_lines, progress, size_text
+from agent.transfer.restore import Options
 from agent.transfer.restore import restore as restore_tree
+from agent.transfer.selection import Selection
+from agent.transfer.survey import preview
+from agent.transfer.survey import verify as verify_tree
 from agent.volume.descriptors import raise_descriptor_limit
+
+_PATTERN = (
+    " repeatable. Matches at any depth, or from the snapshot's root if it begins with /; a last /"
+    " means directories only; ** crosses directories."
+)
 
 
 @click.command()
@@ -21,23 +42,131 @@ from agent.volume.descriptors import raise_descriptor_limit
     type=click.Path(path_type=Path),
     help="Directory to restore into; made if missing. What else is in there stays.",
 )
+@click.option(
+    "--include",
+    "include",
+    multiple=True,
+    metavar="GLOB",
+    help=f"Restore only what matches, with all that is below;{_PATTERN}",
+)
+@click.option(
+    "--exclude", "exclude", multiple=True, metavar="GLOB", help=f"Leave out what matches;{_PATTERN}"
+)
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Remove from the target what the snapshot does not have (of what --include and --exclude"
+    " let through). Look at it first with --dry-run.",
+)
+@click.option(
+    "-n",
+    "--dry-run",
+    is_flag=True,
+    help="Write nothing; list what would be made (+), written in part (M) or removed (-).",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Afterwards read every file back and compare it with the snapshot.",
+)
 @no_lock_option
-def restore(access: Access, snapshot: str, target: Path, no_lock: bool) -> int:
+@json_option
+def restore(access: Access, snapshot: str, target: Path, **chosen: Any) -> int:
     """Restore SNAPSHOT (an id, the beginning of one, or `latest`) into a directory.
 
-    Owners, devices and other people's attributes need root. Entries that cannot be restored in
-    full are named, and the exit code is 3.
+    Files that are right already are kept and not fetched, so an interrupted restore goes on where
+    it was when it is started again; other files of the same names are replaced. Owners, devices
+    and other people's attributes need root. Entries that cannot be restored in full are named, and
+    the exit code is 3. Where the repository is damaged, everything else is restored first, and the
+    exit code is 1.
+
+    \b
+    podlift restore latest --repo /srv/backup --target /srv/restored
+    podlift restore 4bba301e --repo /srv/backup --target /srv/data --include /etc --delete -n
     """
     raise_descriptor_limit()
-    monitor = Monitor()
-    with stoppable() as cancel, access.reading(cancel, no_lock=no_lock) as repository:
+    options = Options(Selection(chosen["include"], chosen["exclude"]), delete=chosen["delete"])
+    if chosen["dry_run"] and chosen["verify"]:
+        raise UsageError("--dry-run restores nothing that --verify could read; give one of them")
+    with stoppable() as cancel, access.reading(cancel, no_lock=chosen["no_lock"]) as repository:
         wanted = repository.snapshot(snapshot, cancel)
-        with progress(monitor, "restore"):
-            restore_tree(repository.reading(cancel), wanted.tree, target, monitor, cancel)
-    now = monitor.counters
-    problem_lines(monitor.problems, now.problems)
+        source = repository.reading(cancel)
+        if chosen["dry_run"]:
+            return _preview(source, wanted.tree, target, cancel, options)
+        monitor = Monitor()
+        try:
+            with progress(monitor, "restore", quiet=chosen["as_json"]):
+                restore_tree(source, wanted.tree, target, monitor, cancel, options=options)
+        except DamagedBlob:
+            problem_lines(monitor.problems, monitor.counters.problems)
+            raise
+        done = monitor.counters
+        if chosen["verify"]:
+            _verify(source, wanted.tree, target, cancel, (monitor, options, chosen["as_json"]))
+    problems = monitor.counters.problems
+    problem_lines(monitor.problems, problems)
+    where = f"snapshot {wanted.id[:8]} to {target}"
     click.echo(
-        f"restored {now.files} files, {size_text(now.bytes_done)} of snapshot {wanted.id[:8]}"
-        f" to {target}" + (f"; {now.problems} entries are not complete" if now.problems else "")
+        _json(wanted.id, done, problems)
+        if chosen["as_json"]
+        else _line(where, done, problems, verified=chosen["verify"])
     )
-    return PARTIAL if now.problems else DONE
+    return PARTIAL if problems else DONE
+
+
+def _verify(
+    source: Reader,
+    tree: bytes,
+    target: Path,
+    cancel: CancelToken,
+    run: tuple[Monitor, Options, bool],
+) -> None:
+    """Read everything back; what differs becomes a problem of the restore's monitor."""
+    monitor, options, quiet = run
+    second = Monitor()
+    with progress(second, "verify", quiet=quiet):
+        verify_tree(source, tree, target, second, cancel, selection=options.selection)
+    for problem in second.problems:
+        monitor.problem(problem)
+    monitor.add(problems=second.counters.problems - len(second.problems))
+
+
+def _preview(
+    source: Reader, tree: bytes, target: Path, cancel: CancelToken, options: Options
+) -> int:
+    counts: Counter[str] = Counter()
+    size = 0
+    for action in preview(source, tree, target, cancel, options=options):
+        counts[action.sign] += 1
+        size += action.size
+        if action.sign != "=":
+            click.echo(f"{action.sign} {name_text(action.path)}")
+    click.echo(
+        f"would make {counts['+']} entries, write {counts['M']} files in part, fetch"
+        f" {size_text(size)}, keep {counts['=']} and remove {counts['-']}; nothing was written"
+    )
+    return DONE
+
+
+def _line(where: str, done: Counters, problems: int, *, verified: bool) -> str:
+    text = f"restored {done.files} files, {size_text(done.bytes_done)} of {where}"
+    if done.files_unmodified:
+        text += f"; {done.files_unmodified} of them were right already"
+    if done.removed:
+        text += f"; {done.removed} other entries were removed"
+    if problems:
+        return f"{text}; {problems} entries are not complete"
+    return f"{text}; every file was read back and is right" if verified else text
+
+
+def _json(snapshot_id: str, done: Counters, problems: int) -> str:
+    report = {
+        "snapshot_id": snapshot_id,
+        "files": done.files,
+        "files_kept": done.files_unmodified,
+        "bytes": done.bytes_done,
+        "bytes_fetched": done.bytes_read,
+        "removed": done.removed,
+        "errors": problems,
+    }
+    return json.dumps(report)

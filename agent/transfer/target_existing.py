@@ -10,6 +10,7 @@ import dataclasses
 from agent.entry import Entry
 from agent.errors import DamagedBlob, SourceError
 from agent.repository.contract import RestoreSource
+from agent.volume.existing import ExistingFile
 from agent.volume.target_file import TargetFile
 from agent.volume.writer import TargetDirectory
 
@@ -50,32 +51,34 @@ def compare(source: RestoreSource, directory: TargetDirectory, entry: Entry) -> 
     """Compare the file that is there with what it should be; None if nothing of it can be kept."""
     try:
         file = directory.open_existing(entry)
-    except SourceError:
+        if file is None:
+            return None
+        with file:
+            if file.links > 1 and entry.links < 2:
+                return None
+            found = differences(source, file, entry)
+    except (DamagedBlob, SourceError):
         return None
-    if file is None:
+    differing = len(found.chunks) + len(found.zeros)
+    if not found.whole and (file.links > 1 or differing == len(entry.content or ())):
         return None
+    return found
+
+
+def differences(source: RestoreSource, file: ExistingFile, entry: Entry) -> Differing:
+    """Compare an open file chunk by chunk; raises ``SourceError``, or ``DamagedBlob`` for a lost one."""
     chunks, zeros, offset = [], [], 0
-    with file:
-        if file.links > 1 and entry.links < 2:
-            return None
-        try:
-            for id in entry.content or ():
-                length = source.chunk_size(id)
-                data = file.read_at(offset, length) if offset < file.size else b""
-                if len(data) != length or not source.is_chunk(id, data):
-                    if source.is_zeros(id):
-                        zeros.append((offset, length))
-                    else:
-                        chunks.append((offset, id))
-                offset += length
-        except (DamagedBlob, SourceError):
-            return None
-    same = not chunks and not zeros
-    if same and file.size == offset:
-        return Differing([], [], offset, whole=True)
-    if file.links > 1 or (entry.content and len(chunks) + len(zeros) == len(entry.content)):
-        return None
-    return Differing(chunks, zeros, offset, whole=False)
+    for id in entry.content or ():
+        length = source.chunk_size(id)
+        data = file.read_at(offset, length) if offset < file.size else b""
+        if len(data) != length or not source.is_chunk(id, data):
+            if source.is_zeros(id):
+                zeros.append((offset, length))
+            else:
+                chunks.append((offset, id))
+        offset += length
+    whole = not chunks and not zeros and file.size == offset
+    return Differing(chunks, zeros, offset, whole)
 
 
 def reuse(directory: TargetDirectory, entry: Entry, differing: Differing) -> TargetFile | None:

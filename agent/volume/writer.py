@@ -170,6 +170,28 @@ class TargetDirectory(Held):
         made.fresh = fresh
         return made
 
+    def open_directory(self, entry: Entry) -> "TargetDirectory | None":
+        """Open the directory that is there without making one; None for anything else."""
+        path = self._path_of(entry)
+        with target_errors(path), self.using() as here:
+            descriptor = self._enter(entry.name, here)
+        if descriptor is None:
+            return None
+        if not self._tree.admits(descriptor):
+            os.close(descriptor)
+            return None
+        return TargetDirectory(descriptor, path, self._tree, self)
+
+    def holds(self, entry: Entry) -> bool:
+        """Tell whether a symlink, fifo or device is there as it should be, metadata aside."""
+        path = self._path_of(entry)
+        with target_errors(path), self.using() as here:
+            try:
+                with pinned(entry.name, here) as found:
+                    return _is_as_wanted(found, entry)
+            except FileNotFoundError:
+                return False
+
     def make_file(self, entry: Entry) -> TargetFile:
         """Make an empty file in place of what is there; the caller writes, finishes, closes."""
         path = self._path_of(entry)
@@ -206,12 +228,7 @@ class TargetDirectory(Held):
             raise SourceError(path, "is a symlink to nowhere; the snapshot is not to be trusted")
         with target_errors(path), self.using() as here:
             self._make(entry, here, lambda: os.symlink(entry.link_target, entry.name, dir_fd=here))
-            with pinned(entry.name, here) as made:
-                stat = os.fstat(made)
-                ours = mode_bits.S_ISLNK(stat.st_mode) and (
-                    os.readlink(b"", dir_fd=made) == entry.link_target
-                )
-                self._finish(made, entry, ours)
+            self._finish_named(entry, here)
 
     def make_special(self, entry: Entry) -> None:
         """Make a fifo or device with its metadata in place of what is there."""
@@ -227,11 +244,7 @@ class TargetDirectory(Held):
                 self._make(entry, here, lambda: os.mknod(entry.name, mode, entry.rdev, dir_fd=here))
             except OverflowError as error:
                 raise SourceError(path, f"has an impossible device number {entry.rdev}") from error
-            with pinned(entry.name, here) as made:
-                stat = os.fstat(made)
-                same_device = entry.kind is Kind.FIFO or stat.st_rdev == entry.rdev
-                ours = mode_bits.S_IFMT(stat.st_mode) == file_type and same_device
-                self._finish(made, entry, ours)
+            self._finish_named(entry, here)
 
     def link(self, entry: Entry, existing: Place) -> None:
         """Make a hard link to a file that this restore made, in place of what is there.
@@ -312,11 +325,13 @@ class TargetDirectory(Held):
                 why = f"a directory is in its place; remove it ({os.strerror(error.errno or 0)})"
                 raise SourceError(join(self.path, entry.name), why) from error
 
-    def _finish(self, made: int, entry: Entry, ours: bool) -> None:
+    def _finish_named(self, entry: Entry, here: int) -> None:
+        """Give what was just made under a name its metadata, if it is still that."""
         path = join(self.path, entry.name)
-        if not ours:
-            raise SourceError(path, "was replaced while it was restored; stop the pod")
-        report(path, apply_metadata(made, entry), self._tree.problem)
+        with pinned(entry.name, here) as made:
+            if not _is_as_wanted(made, entry):
+                raise SourceError(path, "was replaced while it was restored; stop the pod")
+            report(path, apply_metadata(made, entry), self._tree.problem)
 
     def _find(self, place: Place) -> int:
         """Pin what is at ``place`` now, from the root, through directories only."""
@@ -339,3 +354,14 @@ def _is_link_to(stat: os.stat_result, name: bytes, directory: int) -> bool:
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino)
+
+
+def _is_as_wanted(found: int, entry: Entry) -> bool:
+    """Tell whether what is pinned is the symlink, fifo or device of an entry."""
+    stat = os.fstat(found)
+    if entry.kind is Kind.SYMLINK:
+        return mode_bits.S_ISLNK(stat.st_mode) and (
+            os.readlink(b"", dir_fd=found) == entry.link_target
+        )
+    same_device = entry.kind is Kind.FIFO or stat.st_rdev == entry.rdev
+    return mode_bits.S_IFMT(stat.st_mode) == _SPECIAL.get(entry.kind) and same_device
