@@ -20,7 +20,7 @@ from agent.errors import DamagedBlob, UsageError
 from agent.monitor import Counters, Monitor
 from agent.repository.repository import Reader
 from agent.terminal import name_text, problem_lines, progress, size_text
-from agent.transfer.restore import Options
+from agent.transfer.restore import RestoreRequest
 from agent.transfer.restore import restore as restore_tree
 from agent.transfer.selection import Selection
 from agent.transfer.survey import preview
@@ -85,58 +85,57 @@ def restore(access: Access, snapshot: str, target: Path, **chosen: Any) -> int:
     podlift restore 4bba301e --repo /srv/backup --target /srv/data --include /etc --delete -n
     """
     raise_descriptor_limit()
-    options = Options(Selection(chosen["include"], chosen["exclude"]), delete=chosen["delete"])
     if chosen["dry_run"] and chosen["verify"]:
         raise UsageError("--dry-run restores nothing that --verify could read; give one of them")
+    selection = Selection(chosen["include"], chosen["exclude"])
     with stoppable() as cancel, access.reading(cancel, no_lock=chosen["no_lock"]) as repository:
         wanted = repository.snapshot(snapshot, cancel)
         source = repository.reading(cancel)
+        request = RestoreRequest(wanted.tree, target, selection, delete=chosen["delete"])
         if chosen["dry_run"]:
-            return _preview(source, wanted.tree, target, cancel, options)
+            return _preview(source, request, cancel)
         monitor = Monitor()
-        try:
-            with progress(monitor, "restore", quiet=chosen["as_json"]):
-                restore_tree(source, wanted.tree, target, monitor, cancel, options=options)
-        except DamagedBlob:
-            problem_lines(monitor.problems, monitor.counters.problems)
-            raise
-        done = monitor.counters
+        done = _restore(source, request, monitor, cancel, quiet=chosen["as_json"])
         if chosen["verify"]:
-            _verify(source, wanted.tree, target, cancel, (monitor, options, chosen["as_json"]))
+            _verify(source, request, monitor, cancel, quiet=chosen["as_json"])
     problems = monitor.counters.problems
     problem_lines(monitor.problems, problems)
-    where = f"snapshot {wanted.id[:8]} to {target}"
-    click.echo(
-        _json(wanted.id, done, problems)
-        if chosen["as_json"]
-        else _line(where, done, problems, verified=chosen["verify"])
-    )
+    if chosen["as_json"]:
+        click.echo(_json(wanted.id, done, problems))
+    else:
+        where = f"snapshot {wanted.id[:8]} to {target}"
+        click.echo(_line(where, done, problems, verified=chosen["verify"]))
     return PARTIAL if problems else DONE
 
 
+def _restore(
+    source: Reader, request: RestoreRequest, monitor: Monitor, cancel: CancelToken, *, quiet: bool
+) -> Counters:
+    try:
+        with progress(monitor, "restore", quiet=quiet):
+            restore_tree(source, request, monitor, cancel)
+    except DamagedBlob:
+        problem_lines(monitor.problems, monitor.counters.problems)
+        raise
+    return monitor.counters
+
+
 def _verify(
-    source: Reader,
-    tree: bytes,
-    target: Path,
-    cancel: CancelToken,
-    run: tuple[Monitor, Options, bool],
+    source: Reader, request: RestoreRequest, monitor: Monitor, cancel: CancelToken, *, quiet: bool
 ) -> None:
     """Read everything back; what differs becomes a problem of the restore's monitor."""
-    monitor, options, quiet = run
     second = Monitor()
     with progress(second, "verify", quiet=quiet):
-        verify_tree(source, tree, target, second, cancel, selection=options.selection)
+        verify_tree(source, request, second, cancel)
     for problem in second.problems:
         monitor.problem(problem)
     monitor.add(problems=second.counters.problems - len(second.problems))
 
 
-def _preview(
-    source: Reader, tree: bytes, target: Path, cancel: CancelToken, options: Options
-) -> int:
+def _preview(source: Reader, request: RestoreRequest, cancel: CancelToken) -> int:
     counts: Counter[str] = Counter()
     size = 0
-    for action in preview(source, tree, target, cancel, options=options):
+    for action in preview(source, request, cancel):
         counts[action.sign] += 1
         size += action.size
         if action.sign != "=":

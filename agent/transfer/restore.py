@@ -59,33 +59,33 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    """What a restore leaves out, and whether it removes what the snapshot does not have."""
+class RestoreRequest:
+    """What to restore: a snapshot's root tree, or what is selected of it, and where to.
 
+    ``target`` is a directory, which a restore makes if it is missing. ``delete`` removes from it
+    what the snapshot does not have, as far as it is selected.
+    """
+
+    tree: bytes
+    target: str | os.PathLike[str]
     selection: Selection = dataclasses.field(default_factory=Selection)
     delete: bool = False
 
 
 def restore(
-    source: RestoreSource,
-    tree: bytes,
-    target: str | os.PathLike[str],
-    monitor: Monitor,
-    cancel: CancelToken,
-    *,
-    options: Options | None = None,
+    source: RestoreSource, request: RestoreRequest, monitor: Monitor, cancel: CancelToken
 ) -> None:
-    """Restore the tree into the directory ``target``, which is made if it is missing.
+    """Restore what is asked for.
 
     Raises ``VolumeError`` for the target as a whole, ``Canceled``, ``StorageError``, and
     ``DamagedBlob`` when the repository has lost a part of the snapshot and all the rest is
     restored. Entries that could not be restored in full are problems of the monitor.
     """
-    with TargetTree.open(target, monitor.problem, create=True) as opened:
+    with TargetTree.open(request.target, monitor.problem, create=True) as opened:
         run = Run(cancel)
-        work = _Restore(source, monitor, run, options or Options())
+        work = _Restore(source, request, monitor, run)
         try:
-            work.all(tree, TargetFolder.root(opened.root, monitor.problem))
+            work.all(TargetFolder.root(opened.root, monitor.problem))
         except BaseException as error:
             run.fail(error)
             raise
@@ -97,11 +97,15 @@ def restore(
 class _Restore:
     """One run: its pool, its windows, and the hard links that were met."""
 
-    def __init__(self, source: RestoreSource, monitor: Monitor, run: Run, options: Options) -> None:
+    def __init__(
+        self, source: RestoreSource, request: RestoreRequest, monitor: Monitor, run: Run
+    ) -> None:
         self._source = source
+        self._tree = request.tree
+        self._selection = request.selection
+        self._delete = request.delete
         self._monitor = monitor
         self._run = run
-        self._options = options
         self._pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
         self._links = TargetLinks(self._link)
         self._writing = Writing(monitor, self._links)
@@ -114,9 +118,9 @@ class _Restore:
         """End the threads."""
         self._pool.close()
 
-    def all(self, tree: bytes, root: TargetFolder) -> None:
+    def all(self, root: TargetFolder) -> None:
         """Restore everything."""
-        self._walk(tree, root)
+        self._walk(self._tree, root)
         self._monitor.walk_finished()
         self._fetch()
         self._pool.wait_idle()
@@ -189,19 +193,20 @@ class _Restore:
         """Tell whether an entry that is no directory is to be restored."""
         if entry.kind is Kind.DIRECTORY:
             return False
-        selection = self._options.selection
-        return selection.everything or selection.wants(join(folder.path, entry.name), False)
+        return self._selection.everything or self._selection.wants(
+            join(folder.path, entry.name), False
+        )
 
     def _present(self, folder: TargetFolder, entries: list[Entry]) -> frozenset[bytes]:
         """Return which names are there already, after removing those that are not to stay."""
         if folder.directory.fresh:
             return frozenset()
         present = folder.directory.names()
-        if self._options.delete and folder.wanted:
-            selection = self._options.selection
+        if self._delete and folder.wanted:
+            wants = self._selection.wants
             for name in present.difference(entry.name for entry in entries):
                 path = join(folder.path, name)
-                if selection.wants(path, True) and selection.wants(path, False):
+                if wants(path, True) and wants(path, False):
                     self._remove(folder, name)
         return present
 
@@ -239,8 +244,8 @@ class _Restore:
 
     def _enter(self, folder: TargetFolder, entry: Entry) -> TargetFolder | None:
         path = join(folder.path, entry.name)
-        wanted = self._options.selection.wants(path, True)
-        if not wanted and not self._options.selection.leads_on(path):
+        wanted = self._selection.wants(path, True)
+        if not wanted and not self._selection.leads_on(path):
             return None
         if entry.subtree is None:
             self._monitor.problem(SourceError(path, "is a directory without a tree of its own"))

@@ -14,7 +14,7 @@ from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import RestoreSource
 from agent.transfer.pool import Pool
-from agent.transfer.restore import FETCH_WEIGHT, RANGES_BYTES, WRITERS, Options
+from agent.transfer.restore import FETCH_WEIGHT, RANGES_BYTES, WRITERS, RestoreRequest
 from agent.transfer.selection import Selection
 from agent.transfer.target_existing import compare, differences
 from agent.volume.descriptors import join
@@ -43,30 +43,18 @@ class _Seen:
 
 
 def preview(
-    source: RestoreSource,
-    tree: bytes,
-    target: str | os.PathLike[str],
-    cancel: CancelToken,
-    *,
-    options: Options | None = None,
+    source: RestoreSource, request: RestoreRequest, cancel: CancelToken
 ) -> Iterator[Action]:
-    """Yield what a restore with these options would do; raises as ``restore`` does."""
-    chosen = options or Options()
-    if not os.path.lexists(target):
-        yield from _actions(source, _walk(source, tree, None, chosen, cancel))
+    """Yield what a restore would do; raises as ``restore`` does."""
+    if not os.path.lexists(request.target):
+        yield from _actions(source, _walk(source, request, None, cancel))
         return
-    with TargetTree.open(target, _ignore) as opened:
-        yield from _actions(source, _walk(source, tree, opened.root, chosen, cancel))
+    with TargetTree.open(request.target, _ignore) as opened:
+        yield from _actions(source, _walk(source, request, opened.root, cancel))
 
 
 def verify(
-    source: RestoreSource,
-    tree: bytes,
-    target: str | os.PathLike[str],
-    monitor: Monitor,
-    cancel: CancelToken,
-    *,
-    selection: Selection | None = None,
+    source: RestoreSource, request: RestoreRequest, monitor: Monitor, cancel: CancelToken
 ) -> None:
     """Read every restored file back; what differs from the snapshot is a problem of the monitor.
 
@@ -75,9 +63,8 @@ def verify(
     run = Run(cancel)
     pool = Pool(run, "verify", WRITERS, RANGES_BYTES)
     try:
-        with TargetTree.open(target, monitor.problem) as opened:
-            options = Options(selection or Selection())
-            for seen in _walk(source, tree, opened.root, options, cancel):
+        with TargetTree.open(request.target, monitor.problem) as opened:
+            for seen in _walk(source, request, opened.root, cancel):
                 if seen.entry is None or seen.entry.kind is Kind.SOCKET:
                     continue
                 monitor.add(bytes_total=seen.entry.size)
@@ -143,30 +130,29 @@ def _actions(source: RestoreSource, walk: Iterator[_Seen]) -> Iterator[Action]:
 
 def _walk(
     source: RestoreSource,
-    tree: bytes,
+    request: RestoreRequest,
     root: TargetDirectory | None,
-    options: Options,
     cancel: CancelToken,
 ) -> Iterator[_Seen]:
     """Yield the wanted entries of a snapshot with the directory that should hold each, or None.
 
     For a directory it is the directory itself. With ``delete``, names that only the target has too.
     """
-    stack: list[tuple[TargetDirectory | None, bytes, bytes]] = [(root, b"", tree)]
+    stack: list[tuple[TargetDirectory | None, bytes, bytes]] = [(root, b"", request.tree)]
     while stack:
         cancel.check()
         directory, path, tree = stack.pop()
         entries = _entries(source, tree)
-        if options.delete and directory is not None:
-            yield from _extras(directory, path, entries, options.selection)
+        if request.delete and directory is not None:
+            yield from _extras(directory, path, entries, request.selection)
         below = []
         for entry in entries:
             here = join(path, entry.name)
             is_directory = entry.kind is Kind.DIRECTORY
             inner = _opened(directory, entry) if is_directory else directory
-            if options.selection.wants(here, is_directory):
+            if request.selection.wants(here, is_directory):
                 yield _Seen(inner, here, entry)
-            if entry.subtree is not None and options.selection.leads_on(here):
+            if entry.subtree is not None and request.selection.leads_on(here):
                 below.append((inner, here, entry.subtree))
         stack += reversed(below)
 

@@ -11,7 +11,7 @@ from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
 from agent.transfer.job import Request, Result, run_backup
 from agent.transfer.parent import by_paths
-from agent.transfer.restore import restore
+from agent.transfer.restore import RestoreRequest, restore
 from tests.repository.making import CHEAP
 
 PASSWORD = "secret"
@@ -49,6 +49,6 @@ def restore_latest(place: Path | Storage, target: Path) -> Counters:
     repository = open_at(place)
     monitor = Monitor()
     tree = repository.snapshot("latest").tree
-    restore(repository.reading(), tree, target, monitor, NEVER)
+    restore(repository.reading(), RestoreRequest(tree, target), monitor, NEVER)
     assert monitor.problems == []
     return monitor.counters

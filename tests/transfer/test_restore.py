@@ -12,7 +12,8 @@ from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import Canceled, DamagedBlob
 from agent.monitor import Monitor
-from agent.transfer.restore import Options, restore
+from agent.transfer.restore import RestoreRequest, restore
+from agent.transfer.selection import Selection
 
 ROOT = b"root"
 
@@ -109,13 +110,15 @@ def run(
     cancel: CancelToken | None = None,
     *,
     monitor: Monitor | None = None,
-    options: Options | None = None,
+    selection: Selection | None = None,
+    delete: bool = False,
 ) -> Monitor:
     """Restore, and make sure that no descriptor and no thread is left, however it ends."""
     before, threads = descriptors(), threading.active_count()
     monitor = monitor or Monitor()
     try:
-        restore(source, ROOT, target, monitor, cancel or CancelToken(), options=options)
+        request = RestoreRequest(ROOT, target, selection or Selection(), delete=delete)
+        restore(source, request, monitor, cancel or CancelToken())
     finally:
         assert descriptors() == before
         assert threading.active_count() == threads
