@@ -13,7 +13,7 @@ import click
 
 from agent import __version__
 from agent.allocator import limit_arenas
-from agent.commands import backups, checks, listing, restores, services
+from agent.commands import backups, checks, dumps, listing, restores, services
 from agent.commands.exits import FAILED, INTERRUPTED, exit_code
 from agent.errors import PodliftError
 from agent.terminal import (
@@ -84,6 +84,9 @@ for _command in (
     restores.restore,
     listing.snapshots,
     listing.ls,
+    listing.diff,
+    listing.stats,
+    dumps.dump,
     checks.check,
 ):
     podlift.add_command(_command)

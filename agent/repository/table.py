@@ -120,16 +120,22 @@ class Table:
                 high, ceiling = place, int.from_bytes(found[:_LEAD])
         return low
 
-    def __contains__(self, id: bytes) -> bool:
+    def locate(self, id: bytes) -> int | None:
+        """Return the position of the first record of a blob, or None if it is not here."""
         position = self._position(id)
-        return position < self._count and self._id_at(position) == id
+        if position < self._count and self._id_at(position) == id:
+            return position
+        return None
+
+    def __contains__(self, id: bytes) -> bool:
+        return self.locate(id) is not None
 
     def find(self, id: BlobId) -> list[Found]:
         """Return every place of a blob; an empty list if it is not here."""
         found = []
         position = self._position(id)
         while position < self._count and self._id_at(position) == id:
-            found.append(self._found(position))
+            found.append(self.at(position))
             position += 1
         return found
 
@@ -149,12 +155,23 @@ class Table:
         size = len(self.packs)
         return [PackId(self.packs[at : at + ID_SIZE]) for at in range(0, size, ID_SIZE)]
 
-    def _found(self, position: int) -> Found:
-        id, number, offset, length, plain = _RECORD.unpack_from(
-            self.records, position * RECORD_SIZE
-        )
-        pack = PackId(self.packs[number * ID_SIZE : (number + 1) * ID_SIZE])
-        return Found(pack, PackedBlob(self.type, BlobId(id), offset, length, plain))
+    def fields(self, position: int) -> tuple[bytes, int, int, int, int]:
+        """Return a record: blob id, number of its pack, offset, length, plain length."""
+        return _RECORD.unpack_from(self.records, position * RECORD_SIZE)
+
+    def rows(self) -> Iterator[tuple[bytes, int, int, int, int]]:
+        """Yield the fields of every record, in order of blob ids."""
+        return _RECORD.iter_unpack(self.records)
+
+    def at(self, position: int) -> Found:
+        """Return the record at a position."""
+        id, number, offset, length, plain = self.fields(position)
+        blob = PackedBlob(self.type, BlobId(id), offset, length, plain)
+        return Found(self.pack(number), blob)
+
+    def pack(self, number: int) -> PackId:
+        """Return the pack of a number."""
+        return PackId(self.packs[number * ID_SIZE : (number + 1) * ID_SIZE])
 
     def __iter__(self) -> Iterator[Found]:
-        return (self._found(position) for position in range(self._count))
+        return (self.at(position) for position in range(self._count))
