@@ -68,20 +68,26 @@ def test_gnu_tar_reads_a_file_above_8_gib_and_what_comes_behind_it(tmp_path: Pat
     volume = tmp_path / "volume"
     volume.mkdir()
     with (volume / "huge").open("wb") as file:
-        file.truncate((8 << 30) + 5)  # a hole: one chunk, and 8 GiB of zeros through a pipe
+        file.truncate((8 << 30) + 5)  # a hole: one chunk
     (volume / "last").write_text("last")
     back_up(tmp_path / "repo", volume)
     repository = open_at(tmp_path / "repo")
     reader = repository.reading()
     place = find(reader.load_tree, repository.snapshot("latest").tree, b"/")
-    command = ["tar", "--numeric-owner", "-tvf", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tar:
-        assert tar.stdin is not None
-        assert tar.stdout is not None
-        dump_tar(reader, place, tar.stdin.write, NEVER)
-        tar.stdin.close()
-        listed = [line.split() for line in tar.stdout.read().decode().splitlines()]
-    assert tar.returncode == 0
+    archive = tmp_path / "all.tar"
+    with archive.open("wb") as file:
+        zeros = bytes(512 << 10)
+
+        def write(data: bytes) -> None:  # with holes, so that it costs no disk
+            if data == zeros:
+                file.seek(len(data), os.SEEK_CUR)
+            else:
+                file.write(data)
+
+        dump_tar(reader, place, write, NEVER)
+    assert archive.stat().st_size > 8 << 30
+    done = subprocess.run(["tar", "-tvf", archive], capture_output=True, text=True, check=True)
+    listed = [line.split() for line in done.stdout.splitlines()]
     assert [(line[2], line[-1]) for line in listed] == [
         (str((8 << 30) + 5), "huge"),
         ("4", "last"),
