@@ -76,6 +76,8 @@ def dump(
 def _stream(output: Path | None, *, binary: bool) -> Iterator[Write]:
     """Open where the bytes go for a scope; a new file gets its name when the scope ends well."""
     if output is None:
+        if sys.stdout is None:
+            raise UsageError("there is no stdout to write to; use --output FILE")
         stdout = sys.stdout.buffer
         yield _guarded(stdout.write, binary=binary) if sys.stdout.isatty() else stdout.write
         stdout.flush()
@@ -95,7 +97,7 @@ def _file(path: Path) -> Iterator[Write]:
         with path.open("wb", buffering=0) as special:  # /dev/null, a fifo, a tape
             yield lambda data: _all(special.write, data)
         return
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".podlift-{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -388,16 +388,16 @@ class TestListing:
         short = podlift("ls", "latest", "--repo", repo)
         assert short.out.splitlines() == [
             "/below",
+            "/below/other",
             "/evil-\\x1b[31m\\nname-\\xff",
             "/file",
             "/link",
-            "/below/other",
         ]
         lines = podlift("ls", "latest", "--long", "--repo", repo).out.splitlines()
         assert lines[0].startswith("drwx")
-        assert re.search(r"^-rwsr-xr-x .* 7000 19(70-01-01|69-12-31) .* /file$", lines[2])
-        assert lines[3].startswith("lrwxrwxrwx")
-        assert lines[3].endswith("/link -> file")
+        assert re.search(r"^-rwsr-xr-x .* 7000 19(70-01-01|69-12-31) .* /file$", lines[3])
+        assert lines[4].startswith("lrwxrwxrwx")
+        assert lines[4].endswith("/link -> file")
 
     def test_a_reader_who_goes_away_is_no_error_worth_a_traceback(
         self, repo: Path, filled: str

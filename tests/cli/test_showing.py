@@ -283,3 +283,15 @@ class TestDump:
         full = podlift("dump", "latest", "file", "--repo", repo, "-o", "/dev/full")
         assert full.code == 1
         assert "No space left" in full.err
+
+    def test_without_a_stdout_it_says_where_else_to_write(self, repo: Path, rich: Path) -> None:
+        command = ["sh", "-c", '"$@" >&-', "-", sys.executable, "-m", "agent"]
+        done = subprocess.run(
+            [*command, "dump", "latest", "/file", "--repo", repo],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert "--output FILE" in done.stderr
