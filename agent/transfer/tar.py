@@ -72,8 +72,8 @@ class Member(msgspec.Struct, frozen=True):
             mtime=seconds,
             kind=kind,
             target=records.text(b"linkpath", target, _NAME_BYTES),
-            user=records.text(b"uname", os.fsencode(entry.user), _OWNER_BYTES),
-            group=records.text(b"gname", os.fsencode(entry.group), _OWNER_BYTES),
+            user=records.text(b"uname", entry.user.encode(), _OWNER_BYTES),
+            group=records.text(b"gname", entry.group.encode(), _OWNER_BYTES),
             device=entry.rdev if entry.kind in (Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE) else 0,
         )
         if not self.link:

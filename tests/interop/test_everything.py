@@ -144,6 +144,10 @@ def test_over_s3(restic: Restic, s3_server: S3Server, room: Path, specs: list[Sp
             by_us, by_restic, from_restic = scene.target(), scene.target(), scene.target()
             restore_latest(ours, by_us)
             assert scene.faults(by_us) == []
+            archived(ours, b"/", scene.home / "all.tar")
+            by_tar = scene.target()
+            assert unpack(scene.home / "all.tar", by_tar) == ""
+            assert scene.faults(by_tar) == []
             repo = s3_server.repository(bucket, "ours")
             restic.run(repo, "restore", "latest", "--target", str(by_restic), *tls, env=env)
             assert scene.faults(by_restic, by_restic=True) == []

@@ -10,6 +10,7 @@ from agent.repository.crypto import OVERHEAD
 from agent.repository.difference import Difference, chunk_sizes
 from agent.repository.paths import find, walk
 from agent.repository.stats import measure
+from agent.storage.contract import Storage
 from agent.transfer.dump import dump_file, dump_tar
 from tests.interop.runs import back_up, open_at
 from tests.interop.test_restic import lines, old
@@ -32,7 +33,7 @@ def unpack(archive: Path, target: Path) -> str:
     return "".join(line for line in done.stderr.splitlines() if known not in line)
 
 
-def archived(repo: Path, path: bytes, out: Path) -> None:
+def archived(repo: Path | Storage, path: bytes, out: Path) -> None:
     repository = open_at(repo)
     reader = repository.reading()
     place = find(reader.load_tree, repository.snapshot("latest").tree, path)
