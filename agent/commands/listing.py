@@ -15,9 +15,9 @@ from agent.access import (
     stoppable,
 )
 from agent.commands.exits import DONE
-from agent.repository.difference import Difference, chunk_sizes
+from agent.repository.choice import Choice
+from agent.repository.difference import Difference
 from agent.repository.paths import find, walk
-from agent.repository.selection import Selection
 from agent.repository.stats import measure
 from agent.terminal import (
     difference_facts,
@@ -58,7 +58,7 @@ def snapshots(access: Access, as_json: bool, **filters: Any) -> int:
     podlift snapshots --repo /srv/repository --tag ns=shop,pvc=db --latest 1
     """
     with stoppable() as cancel, access.repository(cancel) as repository:
-        found = Selection(**filters).of(repository.snapshots(cancel))
+        found = Choice(**filters).of(repository.snapshots(cancel))
     if as_json:
         click.echo(json.dumps([snapshot_facts(snapshot) for snapshot in found]))
     else:
@@ -131,7 +131,7 @@ def diff(
     with stoppable() as cancel, access.reading(cancel, no_lock=no_lock) as repository:
         one, two = repository.snapshot(before, cancel), repository.snapshot(after, cancel)
         reader = repository.reading(cancel)
-        found = Difference(reader.load_tree, chunk_sizes(reader.view), cancel)
+        found = Difference(reader.load_tree, reader.chunk_size, cancel)
         for mark, path in found.walk(one.tree, two.tree, metadata=metadata):
             if as_json:
                 change = {"message_type": "change", **path_facts(path), "modifier": mark.value}

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry, Kind
-from agent.repository.identity import BlobId, BlobType
-from agent.repository.indexview import IndexView
 from agent.repository.paths import LoadTree
 
 ChunkBytes = Callable[[bytes], int]
@@ -146,11 +144,6 @@ class Difference:
 
     def _sum(self, chunks: "collections.Counter[bytes]") -> int:
         return sum(self._chunk_bytes(id) * times for id, times in chunks.items())
-
-
-def chunk_sizes(view: IndexView) -> ChunkBytes:
-    """Return a function that looks sizes of chunks up in an index."""
-    return lambda id: view.find(BlobType.DATA, BlobId(id))[0].blob.content_bytes
 
 
 def _metadata(entry: Entry) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.cancel import NEVER
 from agent.repository.crypto import OVERHEAD
-from agent.repository.difference import Difference, chunk_sizes
+from agent.repository.difference import Difference
 from agent.repository.paths import find, walk
 from agent.repository.stats import measure
 from agent.storage.contract import Storage
@@ -175,7 +175,7 @@ def test_restic_finds_the_same_differences(
     repository = open_at(repo)
     _, before, after = repository.snapshots()
     reader = repository.reading()
-    found = Difference(reader.load_tree, chunk_sizes(reader.view))
+    found = Difference(reader.load_tree, reader.chunk_size)
     ours = {(c.mark.value, c.path.decode()) for c in found.walk(before.tree, after.tree)}
     done = restic.run(str(repo), "diff", before.id, after.id).stdout
     theirs = {

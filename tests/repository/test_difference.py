@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.entry import Entry, Kind
-from agent.repository.difference import Change, Difference, Mark, chunk_sizes
+from agent.repository.difference import Change, Difference, Mark
 from tests.transfer.running import Bench, noise
 
 
@@ -58,7 +58,7 @@ def test_each_kind_of_change_has_its_mark_and_equal_directories_are_not_read(ben
         read.append(id)
         return reader.load_tree(id)
 
-    found = Difference(load_tree, chunk_sizes(reader.view))
+    found = Difference(load_tree, reader.chunk_size)
     assert [(change.mark.value, change.path.decode()) for change in found.walk(one, two)] == [
         ("M", "/changed"),
         ("-", "/dir/below/"),
@@ -78,7 +78,7 @@ def test_each_kind_of_change_has_its_mark_and_equal_directories_are_not_read(ben
     assert tail == found.removed.bytes - len("12345") - len("a file")  # of the last chunk alone
     assert 0 < tail < 3 << 20
 
-    changes = set(Difference(load_tree, chunk_sizes(reader.view)).walk(one, two, metadata=True))
+    changes = set(Difference(load_tree, reader.chunk_size).walk(one, two, metadata=True))
     assert Change(Mark.METADATA, b"/touched") in changes
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.repository.selection import Selection
+from agent.repository.choice import Choice
 from agent.repository.snapshot import Snapshot
 
 
@@ -45,4 +45,4 @@ EVERY = [
     ],
 )
 def test_filters_take_what_they_say_oldest_first(filters: dict[str, object], ids: str) -> None:
-    assert "".join(s.id for s in Selection(**filters).of(EVERY)) == ids  # type: ignore[arg-type]
+    assert "".join(s.id for s in Choice(**filters).of(EVERY)) == ids  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import msgspec
 from agent.repository.snapshot import Snapshot
 
 
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Filters over snapshots; an empty one takes all.
 
     A text in ``tags`` is a tag, or several joined by commas of which a snapshot must have all;
