@@ -101,6 +101,11 @@ class HeldLock:
         self._ending = CancelToken()
         self._thread = threading.Thread(target=self._keep, name="lock-refresh", daemon=True)
 
+    @property
+    def exclusive(self) -> bool:
+        """Tell whether nobody else may hold any lock meanwhile."""
+        return self._exclusive
+
     def acquire(self, cancel: CancelToken) -> None:
         """Take the lock once; raise ``RepositoryLocked`` naming who forbids it."""
         self._refuse_conflicts(self._others(cancel))
