@@ -60,6 +60,7 @@ class Census:
         self._order: dict[BlobType, array[int]] = {}
         self._starts: dict[BlobType, array[int]] = {}
         self.duplicate_blobs = self.duplicate_bytes = 0
+        self.repeated = False  # whether several index files name the same place
 
     def _number_packs(self) -> dict[BlobType, "array[int]"]:
         """Give each pack one number, however many tables and index files name it."""
@@ -127,6 +128,7 @@ class Census:
             number = self._pack_of[type][local]
             if (number, offset, length) in places:
                 self._marks[type][position] |= _REPEATED
+                self.repeated = True
             else:
                 places.append((number, offset, length))
                 blob = PackedBlob(type, BlobId(id), offset, length, plain)

@@ -40,7 +40,12 @@ class PrunePlan:
     @property
     def empty(self) -> bool:
         """Tell whether there is nothing to do."""
-        return not (self.decision.deleted or self.decision.copied or self.unindexed)
+        return not (self.new_index or self.unindexed)
+
+    @property
+    def new_index(self) -> bool:
+        """Tell whether index files are written anew: packs go, or stand in several of them."""
+        return bool(self.decision.deleted or self.decision.copied or self.census.repeated)
 
 
 def plan_prune(
@@ -141,7 +146,7 @@ def run_prune(
             lambda blob, error: _other_copy(plan.reader, blob, error),
         )
         _expect(copied, plan.figures.blobs_repacked, "copied")
-    if decision.copied or decision.deleted:
+    if plan.new_index:
         named = work.write_index((pack.id, census.blobs(pack.number)) for pack in decision.kept)
         _expect(named, sum(pack.blobs for pack in decision.kept), "named by a new index")
         work.remove_index(plan.index_names)
