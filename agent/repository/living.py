@@ -11,7 +11,7 @@ together from there, so that a pack is not read again for each of its directorie
 import collections
 import concurrent.futures
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agent.cancel import CancelToken
@@ -19,7 +19,7 @@ from agent.entry import Entry
 from agent.errors import DamagedBlob, MalformedData, RepositoryError, StorageError
 from agent.monitor import Monitor
 from agent.repository.census import Census
-from agent.repository.identity import BlobId, BlobType, PackId
+from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob
 from agent.repository.ranges import read_blobs
 from agent.repository.reader import BlobReader, open_blob
@@ -34,10 +34,14 @@ _NOTHING_CHANGED = "nothing was changed"
 
 
 class Tree(NamedTuple):
-    """One directory that was read."""
+    """What one directory needs: ids of data and of trees, 32 bytes each, one after the other.
+
+    Not its entries: a dozen batches are held at a time, and entries are large.
+    """
 
     id: BlobId
-    entries: list[Entry]
+    content: bytes
+    subtrees: bytes
 
 
 class Living:
@@ -112,7 +116,7 @@ class Living:
 
     def _decoded(self, id: BlobId, plain: bytes) -> Tree:
         try:
-            return Tree(id, decode_tree(plain))
+            return _needs(id, decode_tree(plain))
         except MalformedData as error:
             raise _unreadable(id, error) from error
 
@@ -121,12 +125,11 @@ class Living:
         for tree in trees:
             self._cancel.check()
             where = f"the directory of tree {tree.id.hex()}"
-            for entry in tree.entries:
-                for id in entry.content or ():
-                    if self._census.mark(BlobType.DATA, id) is None:
-                        raise _missing(BlobType.DATA, id, where)
-                if entry.subtree is not None:
-                    self._tree(entry.subtree, where)
+            for id in _ids(tree.content):
+                if self._census.mark(BlobType.DATA, id) is None:
+                    raise _missing(BlobType.DATA, id, where)
+            for id in _ids(tree.subtrees):
+                self._tree(id, where)
 
     def _tree(self, id: bytes, where: str) -> None:
         new = self._census.mark(BlobType.TREE, id)
@@ -136,6 +139,22 @@ class Living:
         if new:
             number, blob = place
             self._waiting.setdefault(number, []).append(blob)
+
+
+def _needs(id: BlobId, entries: Iterable[Entry]) -> Tree:
+    content, subtrees = bytearray(), bytearray()
+    last = b""
+    for entry in entries:
+        for chunk in entry.content or ():
+            if chunk != last:  # a hole is one chunk many times over
+                content += chunk
+                last = chunk
+        subtrees += entry.subtree or b""
+    return Tree(id, bytes(content), bytes(subtrees))
+
+
+def _ids(joined: bytes) -> Iterator[bytes]:
+    return (joined[at : at + ID_SIZE] for at in range(0, len(joined), ID_SIZE))
 
 
 def _missing(type: BlobType, id: bytes, where: str) -> RepositoryError:
