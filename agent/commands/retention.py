@@ -1,21 +1,28 @@
 """forget, prune and unlock: what becomes of old snapshots, of what only they needed, of old locks."""
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 import msgspec
 
-from agent.access import Access, json_option, repository_options, stoppable
+from agent.access import (
+    Access,
+    Alone,
+    alone,
+    dry_run_option,
+    json_option,
+    lock_wait_option,
+    repository_options,
+    stoppable,
+)
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE
 from agent.errors import MalformedData, UsageError
 from agent.monitor import Monitor
 from agent.repository.forget import find_named, refuse_to_empty, remove_named
-from agent.repository.locking import HeldLock
 from agent.repository.prune import PrunePlan, plan_prune, run_prune
 from agent.repository.pruneplan import PruneOptions, parse_size, parse_tolerance
 from agent.repository.repository import Repository
@@ -41,18 +48,6 @@ from agent.terminal import (
 )
 
 Groups = dict[Group, list[Verdict]]
-
-_lock_wait_option = click.option(
-    "--lock-wait",
-    "lock_wait_seconds",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long for others' locks. [0]",
-)
-_dry_run_option = click.option(
-    "--dry-run", "-n", is_flag=True, help="Say what would be done, and change nothing."
-)
 
 
 def _prune_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,8 +115,8 @@ def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--prune", "then_prune", is_flag=True, help="Run prune afterwards.")
 @_prune_options
-@_dry_run_option
-@_lock_wait_option
+@dry_run_option
+@lock_wait_option
 @json_option
 def forget(access: Access, snapshots: Sequence[str], **options: Any) -> int:
     """Remove snapshots, by id or by a policy.
@@ -140,8 +135,8 @@ def forget(access: Access, snapshots: Sequence[str], **options: Any) -> int:
     then = _read_prune_options(options)
     choose = _by_id(snapshots, options) if snapshots else _by_policy(options)
     dry_run, as_json = options["dry_run"], options["as_json"]
-    with _alone(access, options) as alone:
-        repository, lock, cancel = alone
+    with alone(access, options["lock_wait_seconds"]) as held:
+        repository, lock, cancel = held
         removed, report = choose(repository, cancel, as_json)
         click.echo(report)
         if not dry_run:
@@ -151,28 +146,8 @@ def forget(access: Access, snapshots: Sequence[str], **options: Any) -> int:
         if options["then_prune"]:
             if dry_run:
                 then = msgspec.structs.replace(then, ignored=frozenset(removed))
-            _prune(alone, then, dry_run=dry_run, as_json=as_json)
+            _prune(held, then, dry_run=dry_run, as_json=as_json)
     return DONE
-
-
-class _Alone(NamedTuple):
-    """A repository that nobody else uses meanwhile."""
-
-    repository: Repository
-    lock: HeldLock
-    cancel: CancelToken
-
-
-@contextlib.contextmanager
-def _alone(access: Access, options: dict[str, Any]) -> Iterator[_Alone]:
-    """Open the repository, locked exclusively, for a scope."""
-    wait = options["lock_wait_seconds"]
-    with (
-        stoppable() as cancel,
-        access.repository(cancel) as repository,
-        repository.locked(exclusive=True, wait_seconds=wait, cancel=cancel) as lock,
-    ):
-        yield _Alone(repository, lock, cancel)
 
 
 Choose = Callable[[Repository, CancelToken, bool], tuple[list[str], str]]
@@ -292,8 +267,8 @@ def _read_prune_options(options: dict[str, Any]) -> PruneOptions:
 @click.command()
 @repository_options
 @_prune_options
-@_dry_run_option
-@_lock_wait_option
+@dry_run_option
+@lock_wait_option
 @json_option
 def prune(access: Access, **options: Any) -> int:
     """Remove what no snapshot needs any more.
@@ -307,13 +282,13 @@ def prune(access: Access, **options: Any) -> int:
     podlift prune --repo REPO --max-unused 10% --max-repack-size 20G
     """
     wanted = _read_prune_options(options)
-    with _alone(access, options) as alone:
-        _prune(alone, wanted, dry_run=options["dry_run"], as_json=options["as_json"])
+    with alone(access, options["lock_wait_seconds"]) as held:
+        _prune(held, wanted, dry_run=options["dry_run"], as_json=options["as_json"])
     return DONE
 
 
-def _prune(alone: _Alone, wanted: PruneOptions, *, dry_run: bool, as_json: bool) -> None:
-    repository, lock, cancel = alone
+def _prune(held: Alone, wanted: PruneOptions, *, dry_run: bool, as_json: bool) -> None:
+    repository, lock, cancel = held
     monitor = Monitor()
     with progress(monitor, "prune", quiet=as_json):
         plan = plan_prune(repository, wanted, monitor, cancel)

@@ -160,7 +160,7 @@ def _ids(joined: bytes) -> Iterator[bytes]:
 def _missing(type: BlobType, id: bytes, where: str) -> RepositoryError:
     return RepositoryError(
         f"{where} needs {type.word} blob {id.hex()}, which no index names; {_NOTHING_CHANGED}."
-        " `restic repair index` finds it again if its pack is still there; else `podlift check`"
+        " `podlift repair index` finds it again if its pack is still there; else `podlift check`"
         " names the snapshots to forget"
     )
 

@@ -107,7 +107,7 @@ def _whole_index(repository: Repository, cancel: CancelToken) -> tuple[list[str]
         tables = in_parallel(lambda name: repository.index_tables(name, cancel), found)
     except MalformedData as error:
         raise RepositoryError(
-            f"an index file cannot be read; nothing was changed. `restic repair index` makes a new"
+            f"an index file cannot be read; nothing was changed. `podlift repair index` makes a new"
             f" one from the packs: {error}"
         ) from error
     except ObjectMissing as error:
@@ -160,7 +160,7 @@ def _other_copy(reader: BlobReader, blob: PackedBlob, error: DamagedBlob) -> byt
     except DamagedBlob:
         raise DamagedBlob(
             f"{error}. Snapshots need it, so nothing was removed; `podlift check --read-data` says"
-            " what else is damaged, `restic repair packs` saves the rest of its pack"
+            " what else is damaged, `podlift repair packs` saves the rest of its pack"
         ) from error
 
 

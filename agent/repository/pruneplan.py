@@ -145,7 +145,7 @@ def _refuse_unsound(packs: Sequence[PackFacts]) -> None:
         raise RepositoryError(
             f"pack {first.id.hex()} {what}, and snapshots need {first.used_blobs} of its blobs;"
             f" {len(bad)} packs are like that. Nothing was changed; `podlift check` says what is"
-            " lost, `restic repair index` saves what can be"
+            " lost, `podlift repair index` saves what can be"
         )
 
 
