@@ -8,7 +8,7 @@ Use: ``mark`` what is used; then ``settle`` once, which counts and chooses; then
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
@@ -21,6 +21,10 @@ _USED = 1
 _KEPT = 2
 _REPEATED = 4
 """The same place of the same pack, named by a second index file."""
+
+
+PackContent = tuple[PackId, list[PackedBlob]]
+"""A pack, and some or all of its blobs."""
 
 
 class PackFacts(msgspec.Struct, frozen=True):
@@ -57,6 +61,7 @@ class Census:
         self._used, self._used_bytes = array("Q", bytes(8 * count)), array("Q", bytes(8 * count))
         self._outdated = bytearray(count)
         self._sound = bytearray(count)
+        self._contested: dict[BlobType, array[int]] = {}
         self._order: dict[BlobType, array[int]] = {}
         self._starts: dict[BlobType, array[int]] = {}
         self.duplicate_blobs = self.duplicate_bytes = 0
@@ -89,13 +94,13 @@ class Census:
 
     def settle(self, stored: Mapping[PackId, int]) -> None:
         """Count everything, and choose a copy of each used blob; ``stored`` has pack sizes."""
-        contested = {type: self._count(type) for type in BlobType}
+        self._contested = {type: self._count(type) for type in BlobType}
         for type in BlobType:
             self._sort_by_pack(type)
         for number, id in enumerate(self.packs):
             size = self._bytes[number] + FRAME_BYTES
             self._sound[number] = stored.get(id) == size and self._gapless(number)
-        for type, positions in contested.items():
+        for type, positions in self._contested.items():
             for position in positions:
                 self._choose(type, position)
 
@@ -119,18 +124,18 @@ class Census:
         """Count the records of one blob, and return where the next blob begins."""
         table = self._tables[type]
         wanted = table.fields(first)[0]
-        places: list[tuple[int, int, int]] = []
+        places: list[tuple[int, int, int, int]] = []
         position = first
         while position < len(table):
             id, local, offset, length, plain = table.fields(position)
             if id != wanted:
                 break
             number = self._pack_of[type][local]
-            if (number, offset, length) in places:
+            if (number, offset, length, plain) in places:
                 self._marks[type][position] |= _REPEATED
                 self.repeated = True
             else:
-                places.append((number, offset, length))
+                places.append((number, offset, length, plain))
                 blob = PackedBlob(type, BlobId(id), offset, length, plain)
                 self._blobs[number] += 1
                 self._bytes[number] += blob.length + blob.entry_bytes
@@ -152,22 +157,37 @@ class Census:
     def _choose(self, type: BlobType, first: int) -> None:
         """Keep the copy that lies among the most of what is kept anyway, in a sound pack."""
         copies = []
-        position = first
-        wanted = self._tables[type].fields(first)[0]
-        while position < len(self._tables[type]):
-            number, blob = self._place(type, position)
-            if blob.id != wanted:
-                break
-            if not self._marks[type][position] & _REPEATED:
-                copies.append((self._sound[number], self._used_bytes[number], -number, position))
-                self.duplicate_blobs += 1
-                self.duplicate_bytes += blob.length + blob.entry_bytes
-            position += 1
+        for position, number, blob in self._copies(type, first):
+            copies.append((self._sound[number], self._used_bytes[number], -number, position))
+            self.duplicate_blobs += 1
+            self.duplicate_bytes += blob.length + blob.entry_bytes
         chosen = max(copies)[-1]
         self._keep(type, chosen)
         _, kept = self._place(type, chosen)
         self.duplicate_blobs -= 1
         self.duplicate_bytes -= kept.length + kept.entry_bytes
+
+    def _copies(self, type: BlobType, first: int) -> Iterator[tuple[int, int, PackedBlob]]:
+        """Yield position, pack and place of every copy of the blob whose records begin there."""
+        table = self._tables[type]
+        wanted = table.fields(first)[0]
+        for position in range(first, len(table)):
+            number, blob = self._place(type, position)
+            if blob.id != wanted:
+                break
+            if not self._marks[type][position] & _REPEATED:
+                yield position, number, blob
+
+    def relied_on(self, gone: Container[int]) -> list[PackContent]:
+        """Return the kept copies of blobs of which other copies lie in packs that go."""
+        found: dict[int, list[PackedBlob]] = {}
+        for type, positions in self._contested.items():
+            for first in positions:
+                copies = list(self._copies(type, first))
+                (kept,) = [c for c in copies if self._marks[type][c[0]] & _KEPT]
+                if kept[1] not in gone and any(number in gone for _, number, _ in copies):
+                    found.setdefault(kept[1], []).append(kept[2])
+        return [(self.packs[number], blobs) for number, blobs in found.items()]
 
     def _sort_by_pack(self, type: BlobType) -> None:
         """Note which positions each pack has, 4 bytes a blob."""

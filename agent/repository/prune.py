@@ -7,6 +7,7 @@ any moment: every snapshot stays whole, and the next prune removes what was left
 """
 
 import dataclasses
+import itertools
 
 from agent.cancel import CancelToken
 from agent.errors import DamagedBlob, MalformedData, ObjectMissing, RepositoryError
@@ -140,18 +141,22 @@ def run_prune(
     work = Rewrite(repository, lock, monitor, cancel)
     monitor.add(bytes_total=plan.figures.bytes_repacked)
     monitor.walk_finished()
-    if decision.copied:
+    gone = (*decision.deleted, *decision.copied)
+    # of several copies one stays: it must be an intact one, or one more is made of another
+    doubtful = work.damaged(census.relied_on({pack.number for pack in gone}))
+    if decision.copied or doubtful:
+        parts = ((p.id, census.blobs(p.number, kept_only=True)) for p in decision.copied)
         copied = work.copy(
-            ((pack.id, census.blobs(pack.number, kept_only=True)) for pack in decision.copied),
+            itertools.chain(parts, doubtful),
             lambda blob, error: _other_copy(plan.reader, blob, error),
         )
-        _expect(copied, plan.figures.blobs_repacked, "copied")
+        more = sum(len(blobs) for _, blobs in doubtful)
+        _expect(copied, plan.figures.blobs_repacked + more, "copied")
     if plan.new_index:
         named = work.write_index((pack.id, census.blobs(pack.number)) for pack in decision.kept)
         _expect(named, sum(pack.blobs for pack in decision.kept), "named by a new index")
         work.remove_index(plan.index_names)
-    gone = [pack.id for pack in (*decision.deleted, *decision.copied)]
-    work.remove_packs([*gone, *plan.unindexed])
+    work.remove_packs([*(pack.id for pack in gone), *plan.unindexed])
 
 
 def _other_copy(reader: BlobReader, blob: PackedBlob, error: DamagedBlob) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agent.cancel import NEVER, CancelToken
 from agent.errors import DamagedBlob, MalformedData, ObjectMissing, UsageError
 from agent.monitor import Monitor
-from agent.repository.census import Census
+from agent.repository.census import Census, PackContent
 from agent.repository.forget import require_exclusive
 from agent.repository.identity import PackId
 from agent.repository.indexview import IndexView
@@ -24,7 +24,7 @@ from agent.repository.objects import Folder, names, pack_key, sizes
 from agent.repository.pack import PackedBlob, decode_header, header_span, open_pack, packed_size
 from agent.repository.reader import open_blob
 from agent.repository.repository import Repository, in_parallel
-from agent.repository.rewrite import PackContent, Rewrite
+from agent.repository.rewrite import Rewrite
 from agent.repository.table import Table
 
 _TRAILER_BYTES = 4

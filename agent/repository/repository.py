@@ -42,6 +42,7 @@ ZEROS_ID = hashlib.sha256(ZEROS).digest()
 LOADERS = 4
 """Files fetched at a time when many small ones are needed."""
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -230,7 +231,7 @@ class Repository:
         writer.close()
 
 
-def in_parallel(load: Callable[[str], T], found: Iterable[str]) -> list[T]:
-    """Load many small files, a few at a time."""
+def in_parallel(load: Callable[[A], T], found: Iterable[A]) -> list[T]:
+    """Do the same with many things, a few at a time; return what came of each, in order."""
     with concurrent.futures.ThreadPoolExecutor(LOADERS, "load") as pool:
         return list(pool.map(load, found))

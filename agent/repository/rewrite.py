@@ -19,6 +19,7 @@ from typing import Any
 from agent.cancel import CancelToken, Run
 from agent.errors import DamagedBlob, RepositoryError, StorageError
 from agent.monitor import Monitor
+from agent.repository.census import PackContent
 from agent.repository.crypto import Buffer
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import Packs, encode_index
@@ -34,8 +35,6 @@ from agent.repository.writer import OpenPacks
 
 Recover = Callable[[PackedBlob, DamagedBlob], bytes | None]
 """Returns the content of a blob that does not open, None to leave it out, or raises."""
-
-PackContent = tuple[PackId, list[PackedBlob]]
 
 
 class Rewrite:
@@ -117,6 +116,21 @@ class Rewrite:
         else:
             target.add(blob.id, sealed, blob.plain_length)
         self._monitor.add(bytes_done=blob.length + blob.entry_bytes)
+
+    def damaged(self, packs: Iterable[PackContent]) -> list[PackContent]:
+        """Return those of the blobs that do not open, changing nothing."""
+
+        def look(content: PackContent) -> PackContent:
+            pack, blobs = content
+            bad = []
+            for blob, sealed in read_blobs(self._objects.storage, pack, blobs, self._cancel):
+                try:
+                    open_blob(self._objects.key, sealed, blob)
+                except DamagedBlob:
+                    bad.append(blob)
+            return pack, bad
+
+        return [(pack, blobs) for pack, blobs in in_parallel(look, packs) if blobs]
 
     def write_index(self, packs: Iterable[PackContent]) -> int:
         """Store new index files for packs that stay, and return how many blobs they name."""

@@ -14,7 +14,7 @@ from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import decode_index, encode_index
 from agent.repository.objects import Folder, pack_key
 from agent.repository.opening import open_repository
-from agent.repository.pack import FRAME_BYTES
+from agent.repository.pack import FRAME_BYTES, PackedBlob
 from agent.repository.prune import PrunePlan, plan_prune, run_prune
 from agent.repository.pruneplan import Figures, PruneOptions, parse_size, parse_tolerance
 from agent.repository.repository import Repository
@@ -267,6 +267,40 @@ class TestWhatIsOdd:
         prune(repository)
         assert everything(repository) == {repository.snapshots()[0].id: {b"a": data}}
         assert findings(repository) == []
+
+    def test_an_intact_copy_outlives_a_damaged_one_that_would_have_been_kept(
+        self, repository: Repository, storage: MemoryStorage
+    ) -> None:
+        data = noise(1, 4000)
+        save(repository, {"a": data, "much": noise(2, 40_000)}, 1)
+        copy = plant(repository, [(BlobType.DATA, data, False)])
+        before = everything(repository)
+        wanted = hashlib.sha256(data).digest()
+        (damaged,) = (
+            place
+            for place in repository.load_index().all(BlobType.DATA)[0].find(wanted)  # type: ignore[arg-type]
+            if place.pack != copy
+        )
+        body = bytearray(storage.get(pack_key(damaged.pack)))
+        body[damaged.blob.offset + 20] ^= 1
+        storage.put(pack_key(damaged.pack), bytes(body))
+        assert prune(repository).blobs_duplicate == 1
+        assert pack_key(copy) not in keys(storage, "data")
+        assert everything(repository) == before
+
+    def test_index_files_that_disagree_on_a_size_stop_it(
+        self, repository: Repository, storage: MemoryStorage
+    ) -> None:
+        save(repository, {"a": bytes(3000)}, 1)
+        (key,) = keys(storage, "index")
+        packs = decode_index(repository.objects.load(Folder.INDEX, key.rpartition("/")[2]), "")
+        other = [
+            (id, [PackedBlob(b.type, b.id, b.offset, b.length, b.plain_length + 1) for b in blobs])
+            for id, blobs in packs
+        ]
+        repository.objects.save(Folder.INDEX, encode_index(other))
+        with pytest.raises(RepositoryError, match="its index describes"):
+            prune(repository)
 
 
 def _damage_snapshot(storage: MemoryStorage) -> None:
