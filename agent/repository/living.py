@@ -22,7 +22,7 @@ from agent.repository.census import Census
 from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob
 from agent.repository.ranges import read_blobs
-from agent.repository.reader import BlobReader, open_blob
+from agent.repository.reader import BlobOpener, BlobReader
 from agent.repository.repository import LOADERS, Repository
 from agent.repository.snapshot import Snapshot
 from agent.repository.tree import decode_tree
@@ -56,6 +56,7 @@ class Living:
         cancel: CancelToken,
     ) -> None:
         self._objects = repository.objects
+        self._opener = BlobOpener(repository.objects.key)
         self._census = census
         self._reader = reader
         self._monitor = monitor
@@ -101,7 +102,7 @@ class Living:
             for blob, sealed in read_blobs(self._objects.storage, pack, blobs, self._cancel):
                 if self._stop.is_set():
                     return []
-                trees.append(self._decoded(blob.id, open_blob(self._objects.key, sealed, blob)))
+                trees.append(self._decoded(blob.id, self._opener.open(sealed, blob)))
                 missing.discard(blob.id)
         except (DamagedBlob, StorageError):
             # another pack may hold it, and the reader has the words for it if none does

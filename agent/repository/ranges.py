@@ -1,7 +1,9 @@
 """Ranges: several blobs of one pack, fetched in as few requests as memory allows.
 
 Blobs that lie close together come in one request, whatever lies between them included; a
-request asks for no more than ``RANGE_BYTES``, unless one blob alone is larger.
+request asks for no more than ``RANGE_BYTES``, unless one blob alone is larger. A restore wants
+large blobs and pays for every byte (``fetching``); here most are trees of a few hundred bytes, and
+a request costs more than what lies between two of them.
 """
 
 from collections.abc import Iterable, Iterator

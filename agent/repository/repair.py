@@ -22,7 +22,7 @@ from agent.repository.indexview import IndexView
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, names, pack_key, sizes
 from agent.repository.pack import PackedBlob, decode_header, header_span, open_pack, packed_size
-from agent.repository.reader import open_blob
+from agent.repository.reader import BlobOpener
 from agent.repository.repository import Repository, in_parallel
 from agent.repository.rewrite import Rewrite
 from agent.repository.table import Table
@@ -210,11 +210,11 @@ def _salvage(
     named = dict.fromkeys(described)
     with contextlib.suppress(MalformedData):  # then the index alone knows
         named |= dict.fromkeys(open_pack(body, objects.key, f"pack {id.hex()}"))
-    intact = []
+    intact, opener = [], BlobOpener(objects.key)
     for blob in named:
         cancel.check()
         try:
-            open_blob(objects.key, body[blob.offset : blob.offset + blob.length], blob)
+            opener.open(body[blob.offset : blob.offset + blob.length], blob)
         except DamagedBlob:
             continue
         intact.append(blob)

@@ -27,7 +27,7 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, file_key, pack_key
 from agent.repository.pack import PackedBlob
 from agent.repository.ranges import read_blobs
-from agent.repository.reader import open_blob
+from agent.repository.reader import BlobOpener
 from agent.repository.repository import LOADERS, Repository, in_parallel
 from agent.repository.sealing import Sealer
 from agent.repository.uploads import INDEX_BLOBS, Uploads
@@ -50,6 +50,7 @@ class Rewrite:
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
+        self._opener = BlobOpener(repository.objects.key)
         self._sealer = Sealer(repository.objects.key)
 
     def copy(self, packs: Iterable[PackContent], recover: Recover) -> int:
@@ -106,7 +107,7 @@ class Rewrite:
         again = blob.type is BlobType.TREE and not blob.plain_length
         plain: bytes | None
         try:
-            plain = open_blob(self._objects.key, sealed, blob)
+            plain = self._opener.open(sealed, blob)
         except DamagedBlob as error:
             plain, again = recover(blob, error), True
         if plain is None:
@@ -125,7 +126,7 @@ class Rewrite:
             bad = []
             for blob, sealed in read_blobs(self._objects.storage, pack, blobs, self._cancel):
                 try:
-                    open_blob(self._objects.key, sealed, blob)
+                    self._opener.open(sealed, blob)
                 except DamagedBlob:
                     bad.append(blob)
             return pack, bad
