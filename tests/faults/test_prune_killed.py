@@ -18,7 +18,7 @@ from agent.repository.opening import open_repository
 from agent.repository.unlock import unlock
 from agent.storage.faults import Operation
 from agent.storage.local import LocalStorage
-from agent.transfer.restore import restore
+from agent.transfer.restore import RestoreRequest, restore
 from tests.faults.killing import forget_and_prune, killed_at
 from tests.interop.volumes import differences
 from tests.repository.making import PASSWORD, new_repository
@@ -49,7 +49,8 @@ class Scene:
         repository = open_repository(LocalStorage(place), PASSWORD)
         target = self.root / f"{place.name}-{id}"
         monitor = Monitor()
-        restore(repository.reading(), repository.snapshot(id).tree, target, monitor, NEVER)
+        wanted = RestoreRequest(repository.snapshot(id).tree, target)
+        restore(repository.reading(), wanted, monitor, NEVER)
         assert monitor.problems == []
         return target
 
@@ -83,6 +84,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return Scene(tmp_path_factory.mktemp("killed"))
 
 
+@pytest.mark.timeout(400)  # some hundred runs, each of them judged by restic
 @pytest.mark.parametrize(
     ("operation", "after"), [("*", False), ("put", True), ("delete", True)], ids=str
 )
