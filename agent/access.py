@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from agent.cancel import CancelToken
 from agent.config import default_cache_dir, repository_password
 from agent.errors import UsageError
+from agent.repository.locking import HeldLock
 from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.storage.address import parse_repository
@@ -138,6 +139,21 @@ no_lock_option = click.option(
 )
 
 
+lock_wait_option = click.option(
+    "--lock-wait",
+    "lock_wait_seconds",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long for others' locks. [0]",
+)
+
+
+dry_run_option = click.option(
+    "--dry-run", "-n", is_flag=True, help="Say what would be done, and change nothing."
+)
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[CancelToken]:
     """Turn SIGINT and SIGTERM into one cancel token; a second one ends the process at once."""
@@ -154,6 +170,25 @@ def stoppable() -> Iterator[CancelToken]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Alone(NamedTuple):
+    """A repository that nobody else uses meanwhile, its lock, and the stop request."""
+
+    repository: Repository
+    lock: HeldLock
+    cancel: CancelToken
+
+
+@contextlib.contextmanager
+def alone(access: Access, lock_wait_seconds: float) -> Iterator[Alone]:
+    """Open the repository for a scope, under an exclusive lock."""
+    with (
+        stoppable() as cancel,
+        access.repository(cancel) as repository,
+        repository.locked(exclusive=True, wait_seconds=lock_wait_seconds, cancel=cancel) as lock,
+    ):
+        yield Alone(repository, lock, cancel)
 
 
 def tag_pairs(tags: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,16 @@ import click
 
 from agent import __version__
 from agent.allocator import limit_arenas
-from agent.commands import backups, checks, dumps, listing, restores, services
+from agent.commands import (
+    backups,
+    checks,
+    dumps,
+    listing,
+    repairs,
+    restores,
+    retention,
+    services,
+)
 from agent.commands.exits import FAILED, INTERRUPTED, exit_code
 from agent.errors import PodliftError
 from agent.terminal import (
@@ -88,5 +97,9 @@ for _command in (
     listing.stats,
     dumps.dump,
     checks.check,
+    retention.forget,
+    retention.prune,
+    retention.unlock,
+    repairs.repair,
 ):
     podlift.add_command(_command)

@@ -38,6 +38,7 @@ class Counters:
     tree_blobs: int = 0
     bytes_added: int = 0  # plaintext of new blobs
     bytes_stored: int = 0  # the same, sealed
+    trees: int = 0  # directories that prune and check have looked at
     bytes_uploaded: int = 0  # everything that was sent to the storage and acknowledged
 
     @property

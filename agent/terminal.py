@@ -29,6 +29,8 @@ from rich.text import Text
 from agent.entry import Entry, Kind
 from agent.monitor import Counters, Monitor
 from agent.repository.difference import Difference, Side
+from agent.repository.pruneplan import Figures
+from agent.repository.retention import Verdict
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.stats import Stats
 from agent.repository.times import format_time
@@ -156,6 +158,9 @@ def _lines(monitor: Monitor, verb: str, stop: threading.Event) -> None:
 
 
 def _detail(now: Counters) -> str:
+    if now.trees:
+        copied = f"{size_text(now.bytes_done)} of {size_text(now.bytes_total)} copied"
+        return f"{now.trees} directories read" + (f", {copied}" if now.bytes_total else "")
     text = f"{size_text(now.bytes_done)} of {size_text(now.bytes_total)}, {now.files} files"
     if now.bytes_uploaded:
         text += f", {size_text(now.bytes_uploaded)} uploaded"
@@ -183,6 +188,44 @@ def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
         table.add_row(*map(Text, cells))  # as text: a tag in brackets is no markup
     wide = None if sys.stdout.isatty() else _UNCUT_COLUMNS
     Console(width=wide).print(table)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> str:
+    """Return what becomes of snapshots and why, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for verdict in verdicts:
+        snapshot = verdict.snapshot
+        cells = (
+            "keep" if verdict.keep else "remove",
+            snapshot.id[:8],
+            time_text(snapshot.time_ns),
+            ", ".join(map(plain_text, snapshot.tags)),
+            plain_text("; ".join(verdict.reasons) or "no rule keeps it"),
+        )
+        table.add_row(*map(Text, cells))
+    text = io.StringIO()
+    Console(file=text, width=_UNCUT_COLUMNS).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def prune_lines(figures: Figures) -> Iterator[str]:
+    """Yield what a prune finds and does, for people."""
+
+    def line(what: str, count: int, noun: str, size: int) -> str:
+        return f"{what:<14}{count:>10} {noun:<6}{size_text(size):>12}"
+
+    yield line("in use", figures.blobs_used, "blobs", figures.bytes_used)
+    yield line("unused", figures.blobs_unused, "blobs", figures.bytes_unused)
+    yield line("duplicate", figures.blobs_duplicate, "blobs", figures.bytes_duplicate)
+    yield line("to delete", figures.packs_deleted, "packs", figures.bytes_deleted)
+    yield line("in no index", figures.packs_unindexed, "packs", figures.bytes_unindexed)
+    yield line("to copy from", figures.packs_repacked, "packs", figures.bytes_of_repacked_packs)
+    yield line("to copy", figures.blobs_repacked, "blobs", figures.bytes_repacked)
+    if figures.packs_missing:
+        yield f"{'missing':<14}{figures.packs_missing:>10} packs that nothing needs"
+    left = f"of which {size_text(figures.bytes_unused_left)} are unused"
+    freed, stay = size_text(figures.bytes_freed), size_text(figures.bytes_total_after)
+    yield f"frees {freed}; {stay} stay, {left}"
 
 
 def entry_line(path: bytes, entry: Entry) -> str:

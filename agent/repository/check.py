@@ -79,7 +79,7 @@ def _indexes(
             json = objects.load(Folder.INDEX, name, cancel=cancel)
             content = decode_index(json, file_key(Folder.INDEX, name))
         except MalformedData as error:
-            yield Finding(f"{error}. `restic repair index` makes a new one from the packs")
+            yield Finding(f"{error}. `podlift repair index` makes a new one from the packs")
             continue
         for id, blobs in content:
             if id not in packs:
@@ -89,7 +89,7 @@ def _indexes(
             else:
                 yield Finding(
                     f"pack {id.hex()} is described differently by two index files;"
-                    " `restic repair index` reads its header again"
+                    " `podlift repair index` reads its header again"
                 )
 
 
@@ -107,7 +107,7 @@ def _packs(
     for id in packs.keys() - stored.keys():
         yield Finding(
             f"pack {id.hex()} is missing, and with it what the lines below name; restore it from a"
-            " copy, or run `restic repair index` and back up again what still exists"
+            " copy, or run `podlift repair index` and back up again what still exists"
         )
     for id in stored.keys() - packs.keys():
         yield Finding(f"pack {id.hex()} is in no index; prune removes it", damage=False)
@@ -118,14 +118,14 @@ def _packs(
             if blob.offset != end:
                 yield Finding(
                     f"the index leaves a gap in pack {id.hex()} at byte {end};"
-                    " `restic repair index` reads its header again"
+                    " `podlift repair index` reads its header again"
                 )
                 break
             end += blob.length
         if id in stored and stored[id] != packed_size(ordered):
             yield Finding(
                 f"pack {id.hex()} has {stored[id]} bytes, its index describes"
-                f" {packed_size(ordered)}; `restic repair index` and `repair packs` save what can be"
+                f" {packed_size(ordered)}; `podlift repair index` and `repair packs` save what can be"
             )
         if len({blob.type for blob in blobs}) > 1:
             yield Finding(f"pack {id.hex()} mixes trees and data", damage=False)

@@ -58,7 +58,7 @@ class IndexView:
         """Return the error that says that no index names a blob."""
         return DamagedBlob(
             f"{type.word} blob {id.hex()} is in no index of the repository; if its pack is"
-            " still there, `restic repair index` finds it again"
+            " still there, `podlift repair index` finds it again"
         )
 
     def find_many(self, type: BlobType, ids: Collection[bytes]) -> dict[bytes, Found]:

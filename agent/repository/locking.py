@@ -101,6 +101,11 @@ class HeldLock:
         self._ending = CancelToken()
         self._thread = threading.Thread(target=self._keep, name="lock-refresh", daemon=True)
 
+    @property
+    def exclusive(self) -> bool:
+        """Tell whether nobody else may hold any lock meanwhile."""
+        return self._exclusive
+
     def acquire(self, cancel: CancelToken) -> None:
         """Take the lock once; raise ``RepositoryLocked`` naming who forbids it."""
         self._refuse_conflicts(self._others(cancel))
@@ -169,7 +174,7 @@ class HeldLock:
                 self._objects.remove(Folder.LOCKS, name, cancel=patience)
         except (StorageError, Canceled) as error:
             log.warning(
-                "a lock stays behind in %s: %s; `restic unlock` removes it when it is 30 min old",
+                "a lock stays behind in %s: %s; `podlift unlock` removes it when it is 30 min old",
                 self._objects.storage.place,
                 error,
             )
@@ -208,7 +213,7 @@ class HeldLock:
             raise RepositoryLocked(
                 f"{self._objects.storage.place} is locked: "
                 + "; ".join(lock.describe(now) for lock in bad[:3])
-                + ". Wait for it to end, or remove a lock that was left behind (restic unlock)"
+                + ". Wait for it to end, or remove a lock that was left behind (podlift unlock)"
             )
 
     def _others(self, cancel: CancelToken) -> dict[str, Lock]:

@@ -19,6 +19,9 @@ TARGET_BYTES = 16 << 20
 _PLAIN_ENTRY = struct.Struct("<BI32s")
 _ZSTD_ENTRY = struct.Struct("<BII32s")
 _TRAILER = struct.Struct("<I")
+FRAME_BYTES = OVERHEAD + _TRAILER.size
+"""What a pack costs beside its blobs and their header entries."""
+
 _ZSTD_FLAG = 2
 MAX_HEADER_BYTES = (16 << 20) - OVERHEAD
 MAX_ENTRIES = MAX_HEADER_BYTES // _ZSTD_ENTRY.size
@@ -52,7 +55,7 @@ class PackedBlob(msgspec.Struct, frozen=True, gc=False):
 
 def packed_size(blobs: list[PackedBlob]) -> int:
     """Return the size that a pack of these blobs has; check and prune rely on it."""
-    return sum(b.length + b.entry_bytes for b in blobs) + OVERHEAD + _TRAILER.size
+    return sum(b.length + b.entry_bytes for b in blobs) + FRAME_BYTES
 
 
 class PackBuilder:

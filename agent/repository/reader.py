@@ -114,7 +114,7 @@ class BlobReader:
         if unread is not None:
             raise unread
         raise DamagedBlob(
-            f"{type.word} blob {id.hex()} cannot be read: {'; '.join(damage)}. `restic repair packs`"
+            f"{type.word} blob {id.hex()} cannot be read: {'; '.join(damage)}. `podlift repair packs`"
             " and a new backup mend what still can be"
         )
 

@@ -42,6 +42,7 @@ ZEROS_ID = hashlib.sha256(ZEROS).digest()
 LOADERS = 4
 """Files fetched at a time when many small ones are needed."""
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -127,7 +128,7 @@ class Repository:
 
         def load(name: str) -> Snapshot | None:
             try:
-                return self._load_snapshot(name, cancel)
+                return self.load_snapshot(name, cancel)
             except ObjectMissing:
                 return None
             except MalformedData as error:
@@ -136,10 +137,11 @@ class Repository:
                 refused.append(error)
                 return None
 
-        loaded = _in_parallel(load, names(self.objects.storage, Folder.SNAPSHOTS, cancel))
+        loaded = in_parallel(load, names(self.objects.storage, Folder.SNAPSHOTS, cancel))
         return sorted((s for s in loaded if s is not None), key=lambda s: s.time_ns)
 
-    def _load_snapshot(self, name: str, cancel: CancelToken) -> Snapshot:
+    def load_snapshot(self, name: str, cancel: CancelToken = NEVER) -> Snapshot:
+        """Return the snapshot of a full id; raises ``ObjectMissing`` and ``MalformedData``."""
         return decode_snapshot(self.objects.load(Folder.SNAPSHOTS, name, cancel=cancel), name)
 
     def snapshot(self, wanted: str, cancel: CancelToken = NEVER) -> Snapshot:
@@ -157,24 +159,28 @@ class Repository:
                 f"{wanted!r} names {len(found) or 'no'} snapshots of {self.place};"
                 " `podlift snapshots` lists them"
             )
-        return self._load_snapshot(found[0], cancel)
+        return self.load_snapshot(found[0], cancel)
 
     def load_index(self, cancel: CancelToken = NEVER) -> IndexView:
         """Read every index file, from the cache where it is there."""
         found = set(names(self.objects.storage, Folder.INDEX, cancel))
         if self._cache is not None:
             self._cache.keep_only(found)
-        tables = _in_parallel(lambda name: self._tables_if_there(name, cancel), found)
+        tables = in_parallel(lambda name: self._tables_if_there(name, cancel), found)
         return IndexView([table for pair in tables for table in pair])
 
     def _tables_if_there(self, name: str, cancel: CancelToken) -> list[Table]:
+        try:
+            return self.index_tables(name, cancel)
+        except ObjectMissing:
+            return []  # a prune has just replaced it; the new one is in the listing or comes next
+
+    def index_tables(self, name: str, cancel: CancelToken = NEVER) -> list[Table]:
+        """Return what one index file says; raises ``ObjectMissing`` and ``MalformedData``."""
         cached = self._cache.load(name) if self._cache is not None else None
         if cached is not None:
             return cached
-        try:
-            json = self.objects.load(Folder.INDEX, name, cancel=cancel)
-        except ObjectMissing:
-            return []  # a prune has just replaced it; the new one is in the listing or comes next
+        json = self.objects.load(Folder.INDEX, name, cancel=cancel)
         packs = decode_index(json, file_key(Folder.INDEX, name))
         tables = [Table.build(type, packs) for type in BlobType]
         if self._cache is not None:
@@ -225,6 +231,7 @@ class Repository:
         writer.close()
 
 
-def _in_parallel(load: Callable[[str], T], found: Iterable[str]) -> list[T]:
+def in_parallel(load: Callable[[A], T], found: Iterable[A]) -> list[T]:
+    """Do the same with many things, a few at a time; return what came of each, in order."""
     with concurrent.futures.ThreadPoolExecutor(LOADERS, "load") as pool:
         return list(pool.map(load, found))

@@ -103,8 +103,8 @@ def _refused(text: str) -> MalformedData:
 
 def _into_range(local: int, zone: Zone) -> tuple[int, int]:
     day, clock = divmod(local, _DAY_SECONDS)
-    year, month, day_of_month = _civil(day)
-    wall = _days(min(max(year, 0), 9999), month, day_of_month) * _DAY_SECONDS + clock
+    year, month, day_of_month = civil_date(day)
+    wall = day_of(min(max(year, 0), 9999), month, day_of_month) * _DAY_SECONDS + clock
     offset = zone(wall)
     if offset:
         offset = zone(wall - offset)
@@ -113,7 +113,7 @@ def _into_range(local: int, zone: Zone) -> tuple[int, int]:
     return offset, instant + offset
 
 
-def _civil(day: int) -> tuple[int, int, int]:
+def civil_date(day: int) -> tuple[int, int, int]:
     """Return year, month, day of a day counted from 1970-01-01.
 
     The calendar is the Gregorian one at all times; years start in March so that the leap day
@@ -128,8 +128,8 @@ def _civil(day: int) -> tuple[int, int, int]:
     return year + era * 400 + (month <= 2), month, day_of_month
 
 
-def _days(year: int, month: int, day: int) -> int:
-    """Return the day counted from 1970-01-01; a 29 February of a common year is 1 March."""
+def day_of(year: int, month: int, day: int) -> int:
+    """Return the day counted from 1970-01-01; days beyond the month's run into its neighbours."""
     shifted_year = year - (month <= 2)
     era, year_of_era = divmod(shifted_year, 400)
     day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
@@ -137,13 +137,13 @@ def _days(year: int, month: int, day: int) -> int:
     return era * _ERA_DAYS + day_of_era - _EPOCH_DAYS
 
 
-_FIRST_SECOND = _days(0, 1, 1) * _DAY_SECONDS
-_LAST_SECOND = _days(9999, 12, 31) * _DAY_SECONDS + _DAY_SECONDS - 1
+_FIRST_SECOND = day_of(0, 1, 1) * _DAY_SECONDS
+_LAST_SECOND = day_of(9999, 12, 31) * _DAY_SECONDS + _DAY_SECONDS - 1
 
 
 @functools.lru_cache(maxsize=4096)
 def _date_text(day: int) -> str:
-    year, month, day_of_month = _civil(day)
+    year, month, day_of_month = civil_date(day)
     return f"{year:04d}-{month:02d}-{day_of_month:02d}"
 
 
@@ -166,5 +166,5 @@ def _day_number(date: str) -> int | None:
     year, month, day = int(date[:4]), int(date[5:7]), int(date[8:])
     if not 1 <= month <= 12 or day < 1:
         return None
-    number = _days(year, month, day)
-    return number if _civil(number) == (year, month, day) else None
+    number = day_of(year, month, day)
+    return number if civil_date(number) == (year, month, day) else None

@@ -20,6 +20,7 @@ from agent.cancel import CancelToken
 from agent.entry import Entry
 from agent.errors import DamagedBlob, RepositoryError
 from agent.monitor import Monitor
+from agent.repository.crypto import Buffer
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import Packs
 from agent.repository.indexview import IndexView
@@ -81,7 +82,7 @@ class _Known:
                         self._claimed[blob.type].discard(blob.id)
 
 
-class _OpenPacks:
+class OpenPacks:
     """The packs of one type that still take blobs."""
 
     def __init__(self, type: BlobType, uploads: Uploads) -> None:
@@ -90,7 +91,7 @@ class _OpenPacks:
         self._packs = [PackBuilder(type) for _ in range(OPEN_PACKS)]
         self._lock = threading.Lock()
 
-    def add(self, id: BlobId, sealed: bytearray, plain_length: int) -> int:
+    def add(self, id: BlobId, sealed: Buffer, plain_length: int) -> int:
         """Append a sealed blob, send the pack if it is full; return the blob's stored size.
 
         A full pack is sent under the lock. While all connections are busy no thread can fill
@@ -154,7 +155,7 @@ class Writer:
         )
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed
-        self._open = {type: _OpenPacks(type, self._uploads) for type in BlobType}
+        self._open = {type: OpenPacks(type, self._uploads) for type in BlobType}
         self._sealer = Sealer(session.objects.key, session.level)
         self._reader = BlobReader(
             session.objects.storage, session.objects.key, session.view, session.cancel

@@ -132,7 +132,7 @@ class TestDamage:
     ) -> None:
         damage.flip(damage.only(Folder.INDEX), 30)
         found = self.find(podlift, damage)
-        assert "`restic repair index`" in found[0]
+        assert "`podlift repair index`" in found[0]
         assert any("this directory cannot be read" in line for line in found)
         assert any("is in no index" in line for line in found)
 

@@ -154,7 +154,7 @@ class TestExitCodes:
             assert podlift("check", "--repo", repo).code == 11
         assert done.code == 11
         assert "is locked: exclusive lock" in done.err
-        assert "restic unlock" in done.err
+        assert "podlift unlock" in done.err
         assert not list(repo.glob("locks/*"))
 
     def test_12_with_the_wrong_password(
