@@ -25,7 +25,7 @@ from agent.storage.address import parse_repository
 from agent.storage.contract import Storage
 from agent.storage.opening import open_storage
 from agent.storage.retry import RetryPolicy
-from agent.transfer.restore import WRITERS
+from agent.transfer.content import WRITERS
 
 FIRST_CONTACT_SECONDS = 20.0
 """How long a command looks for a storage that has never answered; later faults get 15 minutes."""

@@ -14,11 +14,9 @@ repository is damaged: all that can be had is restored, and then the run fails, 
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -26,32 +24,21 @@ from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
-from agent.repository.contract import Range, RestoreSource
-from agent.transfer.pool import Pool
+from agent.repository.contract import RestoreSource
+from agent.transfer.content import Content
 from agent.transfer.selection import Selection
 from agent.transfer.target_existing import Differing, compare, placed, reuse
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_links import TargetLinks
-from agent.transfer.target_writing import (
-    BATCH_BYTES,
-    Batches,
-    LargeFile,
-    Wanted,
-    Writing,
-)
-from agent.transfer.window import Window
-from agent.volume.creation import SMALL_BYTES, is_small
+from agent.transfer.target_writing import LargeFile, Writing
+from agent.volume.creation import is_small
 from agent.volume.descriptors import join
 from agent.volume.target_file import Place
 from agent.volume.writer import TargetTree
 
-WRITERS = 6
-"""Ranges fetched and written at a time; some of that time is spent waiting for the storage."""
+COMPARED_BYTES = 8 << 20
+"""What comparing one file weighs at most: it is read chunk by chunk."""
 
-RANGES_BYTES = 64 << 20
-"""Budget of ranges that are queued or at work, with the content of those that are."""
-
-FETCH_WEIGHT = 8 << 20
 _WAIT_SLICE_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -106,30 +93,24 @@ class _Restore:
         self._delete = request.delete
         self._monitor = monitor
         self._run = run
-        self._pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
         self._links = TargetLinks(self._link)
         self._writing = Writing(monitor, self._links)
-        self._window = Window()
-        # Many small chunks are opened by one thread at a time: all of them would wait for the
-        # interpreter's lock anyway, and hand it round at every hash.
-        self._opening = threading.Lock()
+        self._content = Content(source, monitor, run, self._writing)
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.close()
+        self._content.pool.close()
 
     def all(self, root: TargetFolder) -> None:
         """Restore everything."""
         self._walk(self._tree, root)
         self._monitor.walk_finished()
-        self._fetch()
-        self._pool.wait_idle()
+        self._content.finish()
         while self._writing.retry:
             again, self._writing.retry = self._writing.retry, []
             for folder, entry in again:
                 self._make(folder, entry, None)
-            self._fetch()
-            self._pool.wait_idle()
+            self._content.finish()
 
     def say_what_is_lost(self) -> None:
         """Raise ``DamagedBlob`` if anything could not be had from the repository."""
@@ -180,8 +161,8 @@ class _Restore:
         for entry in here:
             self._run.check()
             self._make(folder, entry, differing.get(entry.name))
-            if self._window.full:
-                self._fetch()
+            if self._content.window.full:
+                self._content.fetch()
         below = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
         del entries, here, present, differing
         for entry in below:
@@ -208,7 +189,20 @@ class _Restore:
                 path = join(folder.path, name)
                 if wants(path, True) and wants(path, False):
                     self._remove(folder, name)
+            for entry in entries:
+                if entry.name in present and self._is_wanted_here(folder, entry):
+                    self._clear_directory(folder, entry)
         return present
+
+    def _clear_directory(self, folder: TargetFolder, entry: Entry) -> None:
+        """Remove a directory that is in the place of something else."""
+        try:
+            there = folder.directory.open_directory(entry)
+        except SourceError:
+            return
+        if there is not None:
+            there.close()
+            self._remove(folder, entry.name)
 
     def _remove(self, folder: TargetFolder, name: bytes) -> None:
         try:
@@ -221,8 +215,8 @@ class _Restore:
     ) -> dict[bytes, Differing]:
         """Compare the files that are there with what they should be, several at a time."""
         pending = {
-            entry.name: self._pool.submit(
-                min(entry.size, FETCH_WEIGHT), compare, self._source, folder.directory, entry
+            entry.name: self._content.pool.submit(
+                min(entry.size, COMPARED_BYTES), compare, self._source, folder.directory, entry
             )
             for entry in entries
             if entry.kind is Kind.FILE and entry.name in present
@@ -291,18 +285,19 @@ class _Restore:
             return
         if is_small(entry) and len(content) < 2:
             if content:
-                self._window.add_small(folder, entry, content[0])
+                self._content.window.add_small(folder, entry, content[0])
             else:
-                self._window.add_empty(folder, entry)
+                self._content.window.add_empty(folder, entry)
             return
         try:
-            chunks, size = placed(self._source, content)
+            wants = placed(self._source, content)
         except DamagedBlob as error:
             self._writing.lost(join(folder.path, entry.name), error)
             self._writing.try_others(entry)
             folder.done()
             return
-        self._queue(LargeFile(folder, entry, size, len(chunks)), chunks)
+        self._monitor.add(bytes_done=sum(length for _, length in wants.zeros))
+        self._content.want(LargeFile(folder, entry, wants.size, len(wants.chunks)), wants.chunks)
 
     def _kept(self, folder: TargetFolder, entry: Entry, differing: Differing) -> bool:
         """Keep what is right of a file that is there; tell whether that could be done."""
@@ -317,14 +312,8 @@ class _Restore:
         self._monitor.add(bytes_done=right)
         large = LargeFile(folder, entry, differing.size, len(differing.chunks), file)
         large.counted = "files_unmodified" if differing.whole else "files_changed"
-        self._queue(large, differing.chunks)
+        self._content.want(large, differing.chunks)
         return True
-
-    def _queue(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
-        if chunks:
-            self._window.add_large(file, chunks)
-        else:
-            self._writing.settle(file)
 
     def _link(self, folder: TargetFolder, entry: Entry, place: Place) -> None:
         """Give a file that is finished one more name."""
@@ -335,53 +324,3 @@ class _Restore:
             self._monitor.problem(error)
         finally:
             folder.done()
-
-    # -- content --------------------------------------------------------------------------------
-
-    def _fetch(self) -> None:
-        """Queue all that the window wants. What the last one wanted is nearly done by then."""
-        window, self._window = self._window, Window()
-        for folder, entries in window.empty.items():
-            self._pool.submit(len(entries), self._empty, folder, entries)
-        ranges, lost = self._source.plan(window.wanted)
-        batches = Batches(self._writing, self._monitor)
-        for id, error in lost.items():
-            self._deliver(window.wanted, id, error, batches)
-        for range in ranges:
-            weight = range.length + min(range.content_bytes, BATCH_BYTES)
-            self._pool.submit(weight, self._range, range, window.wanted)
-
-    def _empty(self, folder: TargetFolder, entries: list[Entry]) -> None:
-        Batches(self._writing, self._monitor).create(folder, entries, [b""] * len(entries))
-
-    def _range(self, range: Range, wanted: Wanted) -> None:
-        """Fetch one range and write all that is in it."""
-        batches = Batches(self._writing, self._monitor)
-        fetched = range.fetch()
-        small = range.content_bytes < SMALL_BYTES * range.count
-        with self._opening if small else contextlib.nullcontext():
-            for id, chunk in range.chunks(fetched):
-                self._run.check()
-                self._deliver(wanted, id, chunk, batches)
-        batches.flush()
-        self._monitor.add(bytes_read=range.length)
-
-    def _deliver(
-        self, wanted: Wanted, id: bytes, chunk: bytes | DamagedBlob, batches: Batches
-    ) -> None:
-        """Give a chunk to every file that wants it."""
-        for taker in wanted.pop(id):
-            first, rest = taker
-            if isinstance(first, LargeFile):
-                assert isinstance(rest, int)
-                if isinstance(chunk, bytes):
-                    self._monitor.add(bytes_done=len(chunk))
-                if first.write(rest, chunk):
-                    self._writing.settle(first)
-            else:
-                assert isinstance(rest, Entry)
-                if isinstance(chunk, bytes):
-                    batches.add(first, rest, chunk)
-                else:
-                    self._writing.lost(join(first.path, rest.name), chunk)
-                    first.done()

@@ -13,8 +13,9 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import RestoreSource
+from agent.transfer.content import RANGES_BYTES, WRITERS
 from agent.transfer.pool import Pool
-from agent.transfer.restore import FETCH_WEIGHT, RANGES_BYTES, WRITERS, RestoreRequest
+from agent.transfer.restore import COMPARED_BYTES, RestoreRequest
 from agent.transfer.selection import Selection
 from agent.transfer.target_existing import compare, differences
 from agent.volume.descriptors import join
@@ -68,7 +69,7 @@ def verify(
                 if seen.entry is None or seen.entry.kind is Kind.SOCKET:
                     continue
                 monitor.add(bytes_total=seen.entry.size)
-                weight = min(seen.entry.size, FETCH_WEIGHT)
+                weight = min(seen.entry.size, COMPARED_BYTES)
                 # A directory is closed when the walk leaves it, and opened again by whoever reads.
                 pool.submit(weight, _verify, source, seen, monitor)
             monitor.walk_finished()

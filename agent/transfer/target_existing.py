@@ -31,20 +31,20 @@ class Differing:
     whole: bool
 
 
-def placed(
-    source: RestoreSource, content: tuple[bytes, ...]
-) -> tuple[list[tuple[int, bytes]], int]:
-    """Return the chunks to fetch for a new file, each with its offset, and its size.
+def placed(source: RestoreSource, content: tuple[bytes, ...]) -> Differing:
+    """Return what a new file wants: chunks to fetch; those of zeros become a hole.
 
-    Chunks of zeros are left out: they become a hole. Raises ``DamagedBlob`` if one is lost.
+    Raises ``DamagedBlob`` if one is lost.
     """
-    chunks = []
-    offset = 0
+    chunks, zeros, offset = [], [], 0
     for id in content:
-        if not source.is_zeros(id):
+        size = source.chunk_size(id)
+        if source.is_zeros(id):
+            zeros.append((offset, size))
+        else:
             chunks.append((offset, id))
-        offset += source.chunk_size(id)
-    return chunks, offset
+        offset += size
+    return Differing(chunks, zeros, offset, whole=False)
 
 
 def compare(source: RestoreSource, directory: TargetDirectory, entry: Entry) -> Differing | None:

@@ -93,7 +93,7 @@ class LargeFile:
             try:
                 self._file.close()
             finally:
-                self.folder.made.remove(self.entry.name)
+                self.folder.made.discard(self._file)
 
 
 SmallFile = tuple[TargetFolder, Entry]

@@ -5,8 +5,8 @@ meanwhile; whoever wants to know how it is in the end verifies it afterwards.
 """
 
 import os
-import stat as mode_bits
 
+from agent.volume.descriptors import proc_path
 from agent.volume.scope import OneDescriptor
 from agent.volume.target_file import Parent, TargetFile, target_errors
 
@@ -14,22 +14,14 @@ from agent.volume.target_file import Parent, TargetFile, target_errors
 class ExistingFile(OneDescriptor):
     """One regular file, open for reading; closed by whoever opened it."""
 
-    def __init__(self, descriptor: int, path: bytes, parent: Parent, stat: os.stat_result) -> None:
+    def __init__(self, descriptor: int, path: bytes, parent: Parent) -> None:
+        """Take ``descriptor`` over; ``TargetDirectory.open_existing`` is the way to make one."""
         super().__init__(descriptor)
+        stat = os.fstat(descriptor)
         self.path = path
         self.size = stat.st_size
         self.links = stat.st_nlink
-        self._identity = (stat.st_dev, stat.st_ino)
         self._parent = parent
-
-    @classmethod
-    def of(cls, descriptor: int, path: bytes, parent: Parent) -> "ExistingFile | None":
-        """Take ``descriptor`` over if it is of a regular file; else close it and return None."""
-        stat = os.fstat(descriptor)
-        if mode_bits.S_ISREG(stat.st_mode):
-            return cls(descriptor, path, parent, stat)
-        os.close(descriptor)
-        return None
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return up to ``length`` bytes; raises ``SourceError``."""
@@ -42,23 +34,15 @@ class ExistingFile(OneDescriptor):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def rewrite(self, *, keep: bool) -> TargetFile | None:
-        """Open the same file as a target; None if its name leads elsewhere by now.
+        """Open the very same file as a target; None if it must not be written to.
 
         With ``keep`` only its metadata will be written. Otherwise it must have one link: another
-        one may be a name that is to stay as it is.
+        one may be a name that is to stay as it is. Raises ``SourceError``.
         """
-        name = self.path.rpartition(b"/")[2]
-        with target_errors(self.path), self._parent.using() as directory:
-            try:
-                descriptor = os.open(name, _WRITE, dir_fd=directory)
-            except FileNotFoundError:
+        with target_errors(self.path):
+            # By the magic link of the descriptor: whatever its name leads to by now.
+            descriptor = os.open(proc_path(self._descriptor), os.O_WRONLY | os.O_CLOEXEC)
+            if os.fstat(descriptor).st_nlink > 1 and not keep:
+                os.close(descriptor)
                 return None
-        stat = os.fstat(descriptor)
-        shared = stat.st_nlink > 1 and not keep
-        if (stat.st_dev, stat.st_ino) != self._identity or shared:
-            os.close(descriptor)
-            return None
         return TargetFile.rewriting(descriptor, self.path, self._parent)
-
-
-_WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

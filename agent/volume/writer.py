@@ -34,8 +34,7 @@ from agent.volume.scope import Scoped
 from agent.volume.target_file import Place, Problem, TargetFile, report, target_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_NO_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES})
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 HELD_DESCRIPTORS = 256
 """How many directories and files of a target are open at a time; others are opened again."""
 
@@ -214,12 +213,13 @@ class TargetDirectory(Held):
         path = self._path_of(entry)
         with target_errors(path), self.using() as here:
             try:
-                descriptor = os.open(entry.name, _READ, dir_fd=here)
-            except OSError as error:
-                if error.errno in _NO_FILE:
-                    return None
-                raise
-        return ExistingFile.of(descriptor, path, self)
+                with pinned(entry.name, here) as found:
+                    if not mode_bits.S_ISREG(os.fstat(found).st_mode):
+                        return None  # a device is not even opened
+                    descriptor = os.open(proc_path(found), _READ)
+            except (FileNotFoundError, PermissionError):
+                return None
+        return ExistingFile(descriptor, path, self)
 
     def make_symlink(self, entry: Entry) -> None:
         """Make a symlink with its metadata in place of what is there; its target is not looked at."""
@@ -277,6 +277,17 @@ class TargetDirectory(Held):
         """Set the directory's own metadata, after all its entries were made."""
         with target_errors(self.path), self.using() as here:
             report(self.path, apply_metadata(here, entry), self._tree.problem)
+
+    def discard(self, file: TargetFile) -> None:
+        """Remove a file that was begun here, unless its name leads elsewhere by now."""
+        name = file.path.rpartition(b"/")[2]
+        with target_errors(file.path), self.using() as here:
+            try:
+                with pinned(name, here) as found:
+                    if file.is_at(found):
+                        os.unlink(name, dir_fd=here)
+            except FileNotFoundError:
+                return
 
     def remove(self, name: bytes) -> int:
         """Remove an entry with all that is below it; return how many were removed.
