@@ -18,14 +18,14 @@ from agent.cluster.claim import (
     View,
     decide,
 )
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.order import Order, Owner
 
 US = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="second")
 EARLIER = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="first")
 OTHER = Owner(node="n1", pod="agent-a", pod_uid="pod-1", attempt="other")
 POLICY = Policy()
 
-NEW = Pvb(
+NEW = Order(
     name="b-1",
     namespace="velero",
     uid="u",
@@ -39,7 +39,7 @@ NEW = Pvb(
 )
 
 
-def but(**changes: object) -> Pvb:
+def but(**changes: object) -> Order:
     return msgspec.structs.replace(NEW, **changes)
 
 
@@ -91,7 +91,7 @@ DEAD = View(owner_alive=False)
         (but(phase="Prepared"), HELD, Abandon),
     ],
 )
-def test_each_observation_leads_to_one_decision(pvb: Pvb, view: View, expected: type) -> None:
+def test_each_observation_leads_to_one_decision(pvb: Order, view: View, expected: type) -> None:
     assert type(decide(pvb, US, POLICY, view)) is expected
 
 
