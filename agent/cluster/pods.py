@@ -50,7 +50,7 @@ class PodTable:
         self._listed = False
         self._followed: dict[str, str] = {}
         self._gone: set[str] = set()
-        self._look_up_at: dict[str, float] = {}
+        self._look_up_at: dict[str, tuple[tuple[float, float], float]] = {}
         self._answers: dict[str, _Answer] = {}
 
     def replace(self, objects: Sequence[Pod]) -> None:
@@ -94,11 +94,11 @@ class PodTable:
     def _unseen(self, order: Order) -> Site:
         now = self._clock.monotonic()
         answer = self._answers.get(order.uid)
-        stopping = order.cancel or order.deleting
-        patience = STOPPED_SECONDS if stopping else UNSEEN_SECONDS
-        latest = now + self._clock.chance(*patience)
-        due = min(self._look_up_at.get(order.uid, latest), latest)
-        self._look_up_at[order.uid] = due
+        patience = STOPPED_SECONDS if order.cancel or order.deleting else UNSEEN_SECONDS
+        drawn_for, due = self._look_up_at.get(order.uid, (None, 0.0))
+        if drawn_for != patience:
+            due = now + self._clock.chance(*patience)
+            self._look_up_at[order.uid] = (patience, due)
         if answer is not None and now < answer.until:
             return answer.site
         if now >= due:

@@ -43,6 +43,20 @@ def pvb_object(name: str = "", **changes: Any) -> Json:
     }
 
 
+def pvr_object(name: str = "", **changes: Any) -> Json:
+    """A PodVolumeRestore as Velero's server writes it; ``spec`` fields by keyword."""
+    obj = pvb_object(name, **{"snapshotID": "5a" * 32, "sourceNamespace": "app", **changes})
+    for of_backups in ("node", "tags"):
+        del obj["spec"][of_backups]
+    reference = {"apiVersion": "velero.io/v1", "kind": "Restore", "name": "back"}
+    owners = [{**reference, "uid": "restore-uid", "controller": True}]
+    return {
+        **obj,
+        "kind": "PodVolumeRestore",
+        "metadata": {**obj["metadata"], "ownerReferences": owners},
+    }
+
+
 def create_pvb(server: ApiServer, name: str = "", **changes: Any) -> Json:
     return server.create(server.path("podvolumebackups"), pvb_object(name, **changes))
 

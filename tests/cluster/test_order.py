@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.cluster import patches
 from agent.cluster.order import OWNER, Order, OrderKind, Owner, owner_text, parse
 from agent.errors import ClusterError
-from tests.cluster.scene import pvb_object
+from tests.cluster.scene import pvb_object, pvr_object
 
 
 def as_bytes(obj: Any) -> bytes:
@@ -36,6 +36,39 @@ def test_a_velero_object_is_read_whole() -> None:
     assert pvb.cancel
     assert pvb.started == "2026-01-01T00:00:00Z"
     assert not pvb.defect
+
+
+def test_a_restore_is_read_whole() -> None:
+    pvr = parse(OrderKind.RESTORE, as_bytes(pvr_object("r-1", cancel=True)))
+    assert (pvr.kind, pvr.name, pvr.node) == (OrderKind.RESTORE, "r-1", "")
+    assert (pvr.pod_namespace, pvr.pod_name, pvr.pod_uid) == ("app", "db-0", "pod-uid-1")
+    assert (pvr.wanted_snapshot, pvr.snapshot_id) == ("5a" * 32, "")
+    assert (pvr.source_namespace, pvr.restore_uid) == ("app", "restore-uid")
+    assert pvr.cancel
+    assert not pvr.defect
+
+
+@pytest.mark.parametrize(
+    ("owners", "uid"),
+    [
+        ([{"uid": "first"}, {"uid": "controller", "controller": True}], "controller"),
+        ([{"uid": "first", "controller": False}, {"uid": "second"}], "first"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_restores_uid_is_the_controllers_or_the_first_owners(owners: Any, uid: str) -> None:
+    obj = pvr_object("r-1")
+    obj["metadata"]["ownerReferences"] = owners
+    pvr = parse(OrderKind.RESTORE, as_bytes(obj))
+    assert pvr.restore_uid == uid
+    assert ("ownerReferences" in pvr.defect) is (not uid)
+
+
+def test_a_restore_without_repository_must_say_whose_namespace_it_was() -> None:
+    neither = pvr_object("r-1", repoIdentifier="", sourceNamespace=None)
+    assert "sourceNamespace" in parse(OrderKind.RESTORE, as_bytes(neither)).defect
+    assert not parse(OrderKind.RESTORE, as_bytes(pvr_object("r", sourceNamespace=None))).defect
 
 
 @pytest.mark.parametrize(
