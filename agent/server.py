@@ -7,6 +7,7 @@ agent sees its work and takes it. Labels are few and fixed: no names of objects.
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -17,6 +18,18 @@ from agent.monitor import Counters
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 """The media type of Prometheus' text format 0.0.4."""
+
+
+class WatchCounts(Protocol):
+    """What is counted of one watch; it is read whenever somebody asks."""
+
+    @property
+    def lists(self) -> int:
+        """Return how many lists were taken."""
+
+    @property
+    def ends(self) -> Mapping[str, int]:
+        """Return how many watches ended, by reason."""
 
 
 class OrderMetrics:
@@ -61,29 +74,24 @@ class Metrics:
         if noun == "restore":
             self._bytes_restored.inc(counters.bytes_done)
 
-    def follow_watch(
-        self, resource: str, ends: Mapping[str, int], lists: Callable[[], int]
-    ) -> None:
+    def follow_watch(self, resource: str, counts: WatchCounts) -> None:
         """Expose how often watches of a resource ended, by reason, and how often it was listed."""
-        self._watches.add(resource, ends, lists)
+        self._watches.followed[resource] = counts
 
 
 class _WatchCollector:
     def __init__(self) -> None:
-        self._watches: dict[str, tuple[Mapping[str, int], Callable[[], int]]] = {}
-
-    def add(self, resource: str, ends: Mapping[str, int], lists: Callable[[], int]) -> None:
-        self._watches[resource] = (ends, lists)
+        self.followed: dict[str, WatchCounts] = {}
 
     def collect(self) -> Iterator[Metric]:
         ended = CounterMetricFamily(
             "podlift_watch_ends", "Watches that ended, by reason", labels=["resource", "reason"]
         )
         listed = CounterMetricFamily("podlift_lists", "Full lists taken", labels=["resource"])
-        for resource, (ends, lists) in self._watches.items():
-            for reason, count in ends.items():
+        for resource, counts in self.followed.items():
+            for reason, count in counts.ends.items():
                 ended.add_metric([resource, reason], count)
-            listed.add_metric([resource], lists())
+            listed.add_metric([resource], counts.lists)
         yield ended
         yield listed
 

@@ -30,7 +30,7 @@ from agent.cluster.preparation import Preparation, pod_alive
 from agent.cluster.private import private_folder
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk, discover
-from agent.cluster.watch import Collection, WatchCounts, Watcher
+from agent.cluster.watch import Collection, Watcher
 from agent.cluster.work import Bench, Shutdown
 from agent.config import AgentSettings
 from agent.errors import ApiError
@@ -113,13 +113,11 @@ class Agent:
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
-        self._watchers = {
-            **{kind.plural: self._order_watcher(kube, kind) for kind in OrderKind},
-            "pods": self._pod_watcher(kube),
-        }
+        self._watchers: dict[str, Watcher[Any]] = {"pods": self._pod_watcher(kube)}
+        for kind in OrderKind:
+            self._watchers[kind.plural] = self._order_watcher(kube, kind)
         for resource, watcher in self._watchers.items():
-            counts = watcher.counts
-            metrics.follow_watch(resource, counts.ends, functools.partial(_lists, counts))
+            metrics.follow_watch(resource, watcher.counts)
 
     def _order_watcher(self, kube: Kube, kind: OrderKind) -> Watcher[Any]:
         path = paths.velero(self._settings.namespace, kind.plural)
@@ -162,10 +160,6 @@ class Agent:
             if time.monotonic() - watcher.progress_at > SILENCE_SECONDS:
                 return f"the API server has been silent about {resource} for too long"
         return ""
-
-
-def _lists(counts: WatchCounts) -> int:
-    return counts.lists
 
 
 @contextlib.contextmanager

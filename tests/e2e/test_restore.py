@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agent.demo.compare import count, differences
 from agent.demo.sample import make
@@ -33,10 +34,21 @@ from tests.support.apiservers import StandinServer
 from tests.support.faultproxy import FaultProxy, reply
 from tests.support.s3servers import S3Server
 
+ROOT = Path(__file__).parents[2]
 WITH_CANCEL = "v1.18.1"
 FOREVER = 1 << 30
 on_the_standin = pytest.mark.parametrize("api_server", ["standin"], indirect=True)
 on_the_real_one = pytest.mark.parametrize("api_server", ["kube-apiserver"], indirect=True)
+
+
+def as_deployed() -> tuple[str, ...]:
+    """Return a wrapper that leaves an agent the capabilities of our manifest, and no other."""
+    if os.geteuid() != 0:
+        return ()
+    documents = yaml.safe_load_all((ROOT / "deploy/daemonset.yaml").read_text())
+    (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "DaemonSet"]
+    given = pod["containers"][0]["securityContext"]["capabilities"]["add"]
+    return ("setpriv", f"--bounding-set=-all,+{',+'.join(given).lower()}", "--inh-caps=-all")
 
 
 @pytest.fixture
@@ -78,7 +90,7 @@ class TestTheHandshake:
             scene.location("default")  # other definitions delete every Velero object
         source = scene.volume()
         make(source.path, 3)
-        with scene.agent() as agent:
+        with scene.agent(wrapper=as_deployed()) as agent:
             snapshot = backed_up(scene, agent, source)
             target = waiting_pod(scene)
             name = ask(scene, target, snapshot)
