@@ -63,16 +63,21 @@ class Metrics:
         self._bytes_uploaded = Counter(
             "podlift_uploaded_bytes", "Bytes uploaded and acknowledged", registry=registry
         )
+        self._bytes_fetched = Counter(
+            "podlift_fetched_bytes", "Bytes fetched from repositories to restore", registry=registry
+        )
         self._bytes_restored = Counter(
             "podlift_restored_bytes", "Bytes of files given back to volumes", registry=registry
         )
 
     def count(self, noun: str, counters: Counters) -> None:
         """Add what one run has moved."""
-        self._bytes_read.inc(counters.bytes_read)
-        self._bytes_uploaded.inc(counters.bytes_uploaded)
         if noun == "restore":
+            self._bytes_fetched.inc(counters.bytes_read)
             self._bytes_restored.inc(counters.bytes_done)
+        else:
+            self._bytes_read.inc(counters.bytes_read)
+            self._bytes_uploaded.inc(counters.bytes_uploaded)
 
     def follow_watch(self, resource: str, counts: WatchCounts) -> None:
         """Expose how often watches of a resource ended, by reason, and how often it was listed."""

@@ -6,9 +6,11 @@ again: nothing is written into a volume whose pod has gone on.
 """
 
 import asyncio
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import msgspec
 
@@ -23,30 +25,12 @@ from agent.cluster.site import Site, Where, site_of
 from agent.cluster.watch import Source
 from agent.config import AgentSettings
 from agent.errors import ApiError, ClusterError
-from agent.storage.settings import S3Settings
 
 LOG = logging.getLogger(__name__)
 
 
 class Reader(Source, Getter, Protocol):
     """What preparation needs of the API server: single objects, and lists."""
-
-
-class _Common(TypedDict):
-    """What both kinds of assignment hold."""
-
-    name: str
-    namespace: str
-    uid: str
-    volume_path: Path
-    location: str
-    storage: S3Settings
-    repository: str
-    password: str
-    pvc_uid: str | None
-    pod_namespace: str
-    pod_name: str
-    volume: str
 
 
 class Preparation:
@@ -59,37 +43,25 @@ class Preparation:
 
     async def assignment(self, order: Order) -> Assignment:
         """Return all that is needed to move the volume; raises ``ClusterError``."""
-        restore = order.kind is OrderKind.RESTORE
         path, pvc_uid = await self._volume(order)
         place = await self._location(order.location)
-        if not restore:
-            location.require_writable(place)
-        namespace = order.source_namespace if restore else order.pod_namespace
+        namespace, make = _kind_of_assignment(order, place, path)
         prefix = location.repository_prefix(place, order.repo_identifier, namespace)
         files = await self._location_files(place)
         storage = location.s3_settings(place, prefix, files, self._settings.upload_workers)
-        common: _Common = {
-            "name": order.name,
-            "namespace": order.namespace,
-            "uid": order.uid,
-            "volume_path": path,
-            "location": place.name,
-            "storage": storage,
-            "repository": str(storage.address),
-            "password": await repository_password(self._api, self._settings.namespace),
-            "pvc_uid": pvc_uid or order.pvc_uid or None,
-            "pod_namespace": order.pod_namespace,
-            "pod_name": order.pod_name,
-            "volume": order.volume,
-        }
-        if not restore:
-            return BackupAssignment(**common, tags=dict(order.tags), reported_path=str(path))
-        return RestoreAssignment(
-            **common,
-            snapshot_id=order.wanted_snapshot,
-            done_name=order.restore_uid,
-            read_only=place.read_only,
-            elsewhere=elsewhere(order),
+        return make(
+            name=order.name,
+            namespace=order.namespace,
+            uid=order.uid,
+            volume_path=path,
+            location=place.name,
+            storage=storage,
+            repository=str(storage.address),
+            password=await repository_password(self._api, self._settings.namespace),
+            pvc_uid=pvc_uid or order.pvc_uid or None,
+            pod_namespace=order.pod_namespace,
+            pod_name=order.pod_name,
+            volume=order.volume,
         )
 
     async def site(self, order: Order) -> Site:
@@ -189,6 +161,24 @@ class Preparation:
                 raise
             raise ClusterError(f"{what} does not exist (any more)") from error
         return decode(body, into, what)
+
+
+def _kind_of_assignment(
+    order: Order, place: Location, path: Path
+) -> tuple[str, Callable[..., Assignment]]:
+    """Return the namespace whose repository is meant, and what only this kind needs to know."""
+    if order.kind is OrderKind.BACKUP:
+        location.require_writable(place)
+        return order.pod_namespace, functools.partial(
+            BackupAssignment, tags=dict(order.tags), reported_path=str(path)
+        )
+    return order.source_namespace, functools.partial(
+        RestoreAssignment,
+        snapshot_id=order.wanted_snapshot,
+        done_name=order.restore_uid,
+        read_only=place.read_only,
+        elsewhere=elsewhere(order),
+    )
 
 
 async def pod_alive(api: Reader, namespace: str, name: str, uid: str) -> bool:

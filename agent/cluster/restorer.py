@@ -19,7 +19,7 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
 from agent.storage.opening import open_s3
-from agent.transfer.restore import restore
+from agent.transfer.restore import RestoreRequest, restore
 from agent.volume.handover import Handover
 
 LOG = logging.getLogger(__name__)
@@ -51,13 +51,14 @@ def give_back(
             ) from error
         with _lock(repository, assignment, cancel, lock_wait_seconds):
             snapshot = _snapshot(repository, assignment, cancel)
-            restore(repository.reading(cancel), snapshot.tree, path, monitor, cancel)
+            request = RestoreRequest(snapshot.tree, path)
+            restore(repository.reading(cancel), request, monitor, cancel)
         cancel.check()
         handover.flush()
         handover.finish(assignment.done_name)
     counters = monitor.counters
     return Outcome(
-        size_bytes=counters.bytes_done,
+        size_bytes=counters.bytes_total,  # the walk is over; holes are not counted as done
         problems=counters.problems,
         problem_names=tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS]),
     )

@@ -110,6 +110,8 @@ async def test_a_restore_is_completed_with_every_field(
     assert "pass" not in repr(assignment)
     assert 'podlift_restores_total{result="completed"} 1.0' in metrics
     assert "podlift_restored_bytes_total 4096.0" in metrics
+    assert "podlift_fetched_bytes_total 4096.0" in metrics
+    assert "podlift_read_bytes_total 0.0" in metrics
     assert 'podlift_lists_total{resource="pods"} 1.0' in metrics
     assert 'podlift_backups_total{result="completed"}' not in metrics
 

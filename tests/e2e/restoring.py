@@ -55,11 +55,10 @@ def waiting_pod(scene: Scene, kind: str = "csi", *, node: str = "", name: str = 
 
 def ask(scene: Scene, where: Volume, snapshot: str, **changes: Any) -> str:
     """Create a PodVolumeRestore as Velero's server does, and return its name."""
-    pod = where.pod["metadata"]
     labels = {
         "velero.io/restore-name": "back",
         "velero.io/restore-uid": RESTORE_UID,
-        "velero.io/pod-uid": pod["uid"],
+        "velero.io/pod-uid": where.reference["uid"],
     }
     if where.claim_uid:
         labels[PVC_UID] = where.claim_uid
@@ -73,12 +72,7 @@ def ask(scene: Scene, where: Volume, snapshot: str, **changes: Any) -> str:
             "ownerReferences": [{**owner, "controller": True}],
         },
         "spec": {
-            "pod": {
-                "kind": "Pod",
-                "namespace": pod["namespace"],
-                "name": pod["name"],
-                "uid": pod["uid"],
-            },
+            "pod": where.reference,
             "volume": where.name,
             "backupStorageLocation": "default",
             "repoIdentifier": scene.identifier,

@@ -76,6 +76,12 @@ class Volume:
     name: str
     claim_uid: str = ""
 
+    @property
+    def reference(self) -> Json:
+        """What Velero's server puts into ``spec.pod``."""
+        about = self.pod["metadata"]
+        return {"kind": "Pod", **{key: about[key] for key in ("namespace", "name", "uid")}}
+
     def fill(self, **files: bytes) -> "Volume":
         for name, content in files.items():
             (self.path / name).write_bytes(content)
@@ -248,12 +254,7 @@ class Scene:
             },
             "spec": {
                 "node": self.node,
-                "pod": {
-                    "kind": "Pod",
-                    "namespace": pod["namespace"],
-                    "name": pod["name"],
-                    "uid": pod["uid"],
-                },
+                "pod": where.reference,
                 "volume": where.name,
                 "backupStorageLocation": "default",
                 "repoIdentifier": self.identifier,
