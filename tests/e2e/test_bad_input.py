@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from agent.cancel import CancelToken
-from agent.cluster.assignment import Assignment, Movers
+from agent.cluster.assignment import Assignment, BackupAssignment, Movers
 from agent.cluster.mover import move
 from agent.cluster.order import Order, Owner
 from agent.cluster.patches import Final
@@ -134,13 +134,14 @@ class TestTheRepository:
         assert (outcome.size_bytes, outcome.problems, outcome.message) == (7, 0, "")
 
 
-def _assignment(scene: Scene, volume: Volume) -> Assignment:
+def _assignment(scene: Scene, volume: Volume) -> BackupAssignment:
     metadata = volume.pod["metadata"]
-    return Assignment(
+    return BackupAssignment(
         name="nightly-1",
         namespace=scene.server.namespace,
         uid="uid",
         volume_path=volume.path,
+        location="default",
         storage=scene.settings("bad/locked"),
         repository=scene.identifier_of("bad/locked"),
         password=PASSWORD,
