@@ -113,7 +113,7 @@ class TestManifest:
         }
         assert {variable["name"] for variable in container["env"]} <= set(ENVIRONMENT.values())
 
-    def test_volumes_mounted_after_the_start_are_seen_and_cannot_be_written(
+    def test_volumes_mounted_after_the_start_are_seen_and_can_be_restored(
         self, pod: dict[str, Any], container: dict[str, Any]
     ) -> None:
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
@@ -121,7 +121,9 @@ class TestManifest:
         assert mounts.keys() == volumes.keys()
         assert mounts["host-pods"]["mountPath"] == "/host_pods"
         assert mounts["host-pods"]["mountPropagation"] == "HostToContainer"
-        assert mounts["host-pods"]["readOnly"] is True
+        assert mounts["host-pods"]["readOnly"] is False
+        writable = {name for name, mount in mounts.items() if not mount.get("readOnly")}
+        assert writable == {"host-pods", "cache", "tmp"}
         assert volumes["host-pods"]["hostPath"]["path"] == "/var/lib/kubelet/pods"
         assert volumes["cloud-credentials"]["secret"]["optional"] is True
 
@@ -141,11 +143,20 @@ class TestManifest:
         }
         assert {probe["port"] for probe in probes.values()} == {port["name"]}
 
-    def test_it_is_given_one_capability_and_bounded_memory(
+    def test_each_capability_says_what_it_is_for(self, container: dict[str, Any]) -> None:
+        """velero.md 8.2: backups need the first, restores all of them, nothing needs more."""
+        capabilities = container["securityContext"]["capabilities"]
+        given = ["DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
+        assert capabilities == {"drop": ["ALL"], "add": given}
+        lines = (ROOT / "deploy/daemonset.yaml").read_text().splitlines()
+        for capability in given:
+            (line,) = [line for line in lines if line.strip().startswith(f"- {capability} ")]
+            assert " # " in line
+
+    def test_it_runs_without_privileges_and_in_bounded_memory(
         self, pod: dict[str, Any], container: dict[str, Any]
     ) -> None:
         context = container["securityContext"]
-        assert context["capabilities"] == {"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]}
         assert context["readOnlyRootFilesystem"] is True
         assert context["allowPrivilegeEscalation"] is False
         assert context["privileged"] is False

@@ -15,43 +15,84 @@ from agent.storage.settings import S3Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One volume to back up.
+    """One volume to move.
 
     ``storage`` is the repository's own prefix with all that is needed to reach it;
-    ``repository`` is the same place in words (``s3:…``). ``reported_path`` goes into the
-    status. ``password`` is not part of the representation.
+    ``repository`` is the same place in words (``s3:…``), ``location`` the name of the
+    BackupStorageLocation that it lies in. ``password`` is not part of the representation.
     """
 
     name: str
     namespace: str
     uid: str
     volume_path: Path
+    location: str
     storage: S3Settings
     repository: str
     password: str = field(repr=False)
-    tags: dict[str, str]
     pvc_uid: str | None
     pod_namespace: str
     pod_name: str
     volume: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupAssignment(Assignment):
+    """One volume to back up; ``reported_path`` goes into the status."""
+
+    tags: dict[str, str]
     reported_path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A snapshot that can be restored.
+class RestoreAssignment(Assignment):
+    """One volume to give back.
 
-    ``size_bytes`` is the size of the volume's content. ``problems`` entries were left out, of
-    which ``problem_names`` are the first. ``message`` is for the status, "" for nothing to say.
+    ``snapshot_id`` may be the beginning of an id. ``done_name`` is what the file is called that
+    tells the pod's init container of the end. ``read_only``: nothing may be written to the
+    location, not even a lock. ``elsewhere`` says where a snapshot of another format would be.
     """
 
     snapshot_id: str
+    done_name: str
+    read_only: bool
+    elsewhere: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it: a snapshot that can be restored, or a volume that was given back.
+
+    ``snapshot_id`` is a backup's alone. ``size_bytes`` is the size of the volume's content.
+    ``problems`` entries are not complete, of which ``problem_names`` are the first.
+    ``message`` is for the status, "" for nothing to say.
+    """
+
+    snapshot_id: str = ""
     size_bytes: int
     problems: int = 0
     problem_names: tuple[str, ...] = ()
     message: str = ""
 
 
-Mover = Callable[[Assignment, Monitor, CancelToken], Outcome]
-"""Backs one volume up. Blocks (it runs in a thread of its own), counts into the monitor, looks
-at the token, and raises ``PodliftError`` (``Canceled`` for a stop) if there is no snapshot."""
+BackupMover = Callable[[BackupAssignment, Monitor, CancelToken], Outcome]
+RestoreMover = Callable[[RestoreAssignment, Monitor, CancelToken], Outcome]
+"""Moves one volume. Blocks (it runs in a thread of its own), counts into the monitor, looks at
+the token, and raises ``PodliftError`` (``Canceled`` for a stop) if it did not come to its end.
+A restore that comes to its end has told the pod's init container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Movers:
+    """The two ways that bytes move."""
+
+    back_up: BackupMover
+    give_back: RestoreMover
+
+    def move(self, assignment: Assignment, monitor: Monitor, cancel: CancelToken) -> Outcome:
+        """Carry out an assignment of either kind."""
+        if isinstance(assignment, RestoreAssignment):
+            return self.give_back(assignment, monitor, cancel)
+        if isinstance(assignment, BackupAssignment):
+            return self.back_up(assignment, monitor, cancel)
+        raise TypeError(f"no mover for {type(assignment).__name__}")

@@ -1,9 +1,9 @@
-"""The claim machine: what one observation of a PodVolumeBackup asks us to do.
+"""The claim machine: what one observation of a PodVolumeBackup or -Restore asks us to do.
 
-Pure: values in, a decision out; no clock, no I/O. An object has a *standing* (new, running,
-final, or in a phase of Velero's own data mover) and a *hold* (whose claim is on it). The two
-tables below say what each pair means, first for an object that this process does not work on,
-then for one that it does.
+Pure: values in, a decision out; no clock, no I/O. An object has a *site* (whether its volume is
+here and may be worked on), a *standing* (new, running, final, or in a phase of Velero's own data
+mover) and a *hold* (whose claim is on it). The two tables below say what each pair of the latter
+means, first for an object that this process does not work on, then for one that it does.
 
 A claim is one compare-and-swap on ``metadata.resourceVersion`` and ``uid`` that writes our
 owner annotation and phase InProgress together. Where the API serves the status subresource
@@ -11,17 +11,29 @@ that takes two requests: the annotation first, then the status with the version 
 one returned as its precondition. A crash in between leaves a *new* object with an owner: it is
 claimed again once that owner is known to be dead, and left alone while the owner lives, so two
 agents cannot chase each other. Whether an owner lives is asked of its pod, not guessed.
+
+What a dead owner left running is ended if it is a backup, and claimed again if it is a restore:
+its pod would wait for ever, and a restore that begins anew comes to the same end. It is safe
+while the init container still waits, for then nobody has written to the volume but a restore.
 """
 
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.site import HERE, Site, Where
 
 NEW_PHASES = frozenset({"", "New"})
 RUNNING_PHASE = "InProgress"
+
+_ID = re.compile("[0-9a-f]{8,64}")
+"""A snapshot's id, or a beginning of it that is long enough not to be met by chance."""
+
+_KOPIA_ID_DIGITS = 32
+"""A kopia manifest's id is 16 bytes (velero.md section 5.5); a restic id 32, or its first 4."""
 
 
 class Standing(enum.Enum):
@@ -53,15 +65,27 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What we know besides the object: whether we work on it, and if its owner's pod lives."""
+    """What we know besides the object.
+
+    Whether we work on it, if its owner's pod lives, and a restore's site (a backup's follows
+    from its node).
+    """
 
     held: bool = False
     owner_alive: bool | None = None
+    site: Site = HERE
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
     """Nothing is to be done now."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing is to be done before its pod is further; worth a word in the log."""
 
     reason: str
 
@@ -104,35 +128,52 @@ class AskOwner:
     """Look the owner's pod up, then decide again."""
 
 
-Decision = Ignore | Claim | FailAtOnce | FailOrphan | Cancel | Abandon | AskOwner
-_Rule = Callable[[Pvb, Policy], Decision]
+@dataclass(frozen=True, slots=True)
+class AskPod:
+    """Look up the pod that is to be restored, then decide again."""
 
 
-def decide(pvb: Pvb, us: Owner, policy: Policy, view: View) -> Decision:
+Decision = Ignore | Wait | Claim | FailAtOnce | FailOrphan | Cancel | Abandon | AskOwner | AskPod
+_Rule = Callable[[Order, Policy, Site], Decision]
+
+
+def decide(order: Order, us: Owner, policy: Policy, view: View) -> Decision:
     """Return what is to be done about one observation."""
-    if not pvb.node:
-        return Ignore("spec.node is missing, so it is no node's work")
-    if pvb.node != us.node:
-        return Ignore(f"it belongs to node {pvb.node}")
-    table = _WORKING if view.held else _IDLE
-    return table[standing(pvb), hold(pvb, us, view)](pvb, policy)
+    site = _site(order, us, view)
+    if view.held:
+        return _WORKING[standing(order), hold(order, us, view)](order, policy, site)
+    if site.where is Where.ELSEWHERE:
+        return Ignore(site.reason)
+    if site.where is Where.ASK and not order.final:
+        return AskPod()
+    return _IDLE[standing(order), hold(order, us, view)](order, policy, site)
 
 
-def standing(pvb: Pvb) -> Standing:
+def _site(order: Order, us: Owner, view: View) -> Site:
+    if order.kind is OrderKind.RESTORE:
+        return view.site
+    if order.node == us.node:
+        return HERE
+    if not order.node:
+        return Site(Where.ELSEWHERE, "spec.node is missing, so it is no node's work")
+    return Site(Where.ELSEWHERE, f"it belongs to node {order.node}")
+
+
+def standing(order: Order) -> Standing:
     """Return how far the object is."""
-    if pvb.phase in NEW_PHASES:
+    if order.phase in NEW_PHASES:
         return Standing.NEW
-    if pvb.phase == RUNNING_PHASE:
+    if order.phase == RUNNING_PHASE:
         return Standing.RUNNING
-    return Standing.FINAL if pvb.final else Standing.FOREIGN
+    return Standing.FINAL if order.final else Standing.FOREIGN
 
 
-def hold(pvb: Pvb, us: Owner, view: View) -> Hold:
+def hold(order: Order, us: Owner, view: View) -> Hold:
     """Return whose claim is on the object.
 
     An attempt other than ours in our own pod is a container that has ended: a pod runs one.
     """
-    owner = pvb.owner
+    owner = order.owner
     if owner is None:
         return Hold.NOBODY
     if owner.attempt == us.attempt:
@@ -144,65 +185,112 @@ def hold(pvb: Pvb, us: Owner, view: View) -> Hold:
     return Hold.ALIVE if view.owner_alive else Hold.DEAD
 
 
-def stop_reason(pvb: Pvb) -> str:
+def stop_reason(order: Order) -> str:
     """Return why the object asks for a stop, or ""."""
-    if pvb.cancel:
+    if order.cancel:
         return "spec.cancel was set"
-    if pvb.deleting:
-        return "the PodVolumeBackup is being deleted"
+    if order.deleting:
+        return f"the {order.kind.value} is being deleted"
     return ""
 
 
-def _start(pvb: Pvb, policy: Policy) -> Decision:
-    kind = pvb.uploader_type or "restic"
+def _start(order: Order, policy: Policy, site: Site) -> Decision:
+    kind = order.uploader_type or "restic"
     if kind not in policy.uploader_types and policy.other_types == "ignore":
         return Ignore(f"uploader type {kind} is not taken (--uploader-types)")
-    if reason := stop_reason(pvb):
-        return FailAtOnce(f"canceled: {reason} before the backup began")
-    if pvb.defect:
-        return FailAtOnce(f"the PodVolumeBackup is malformed: {pvb.defect}; create it again")
+    if reason := stop_reason(order):
+        return FailAtOnce(f"canceled: {reason} before the {order.kind.noun} began")
+    if order.defect:
+        return FailAtOnce(f"the {order.kind.value} is malformed: {order.defect}; create it again")
     if kind not in policy.uploader_types:
         taken = ",".join(sorted(policy.uploader_types))
+        where = f" ({elsewhere(order)})" if order.kind is OrderKind.RESTORE else ""
         return FailAtOnce(
             f"uploader type {kind} is not taken by podlift on this node (--uploader-types="
-            f"{taken}): add it there, or set Velero's own --uploader-type to one of these"
+            f"{taken}){where}: add it there, or set Velero's own --uploader-type to one of these"
         )
+    if order.kind is OrderKind.RESTORE:
+        return _unrestorable(order) or _at_site(site)
     return Claim()
 
 
-def _orphan(pvb: Pvb, _policy: Policy) -> Decision:
-    # The wall for resume: a later version adopts the claim here instead of ending it.
-    if reason := stop_reason(pvb):
-        return FailOrphan(f"canceled: {reason} while the agent was being restarted")
-    return FailOrphan(
-        "the agent on this node was restarted while this backup ran; nothing is lost: the next "
-        "backup of this volume goes on from what is in the repository already"
+def _unrestorable(order: Order) -> Decision | None:
+    wanted = order.wanted_snapshot
+    if not wanted:
+        return FailAtOnce(
+            "spec.snapshotID is empty: the backup stored nothing of this volume, so there is "
+            "nothing to restore; look at the PodVolumeBackup of the same volume"
+        )
+    if _ID.fullmatch(wanted) and len(wanted) != _KOPIA_ID_DIGITS:
+        return None
+    return FailAtOnce(
+        f"spec.snapshotID {wanted[:80]!r} is not the id of a snapshot in restic's format: "
+        f"{elsewhere(order)}"
     )
 
 
-def _stranger(pvb: Pvb, _policy: Policy) -> Decision:
+def elsewhere(order: Order) -> str:
+    """Return where Velero's own node-agent would have put what this restore looks for."""
+    return (
+        f"what Velero's own node-agent backed up with kopia lies under kopia/"
+        f"{order.source_namespace} in BackupStorageLocation {order.location}, and Velero's own "
+        "node-agent restores it from there"
+    )
+
+
+def _at_site(site: Site) -> Decision:
+    if site.where is Where.HERE:
+        return Claim()
+    if site.where is Where.WAITING:
+        return Wait(site.reason)
+    return FailAtOnce(f"the volume cannot be restored: {site.reason}; restore it again")
+
+
+def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
+    # The wall for resume: a later version adopts a backup's claim here instead of ending it.
+    if reason := stop_reason(order):
+        return FailOrphan(f"canceled: {reason} while the agent was being restarted")
+    if order.kind is OrderKind.BACKUP:
+        return FailOrphan(
+            "the agent on this node was restarted while this backup ran; nothing is lost: the "
+            "next backup of this volume goes on from what is in the repository already"
+        )
+    if site.where is Where.HERE:
+        return Claim()
+    if site.where is Where.WAITING:
+        return Wait(site.reason)
+    return FailOrphan(
+        "the agent was restarted while this volume was restored, and it cannot be begun again: "
+        f"{site.reason}. If the pod has started, the restore was complete and only the word of "
+        "it was lost: look at the volume. Otherwise restore it again"
+    )
+
+
+def _stranger(order: Order, _policy: Policy, _site: Site) -> Decision:
     return FailOrphan(
         "found in progress without podlift's mark: the node agent that had started it is gone; "
-        "run the backup again"
+        f"run the {order.kind.noun} again"
     )
 
 
-def _ask(_pvb: Pvb, _policy: Policy) -> Decision:
+def _ask(_order: Order, _policy: Policy, _site: Site) -> Decision:
     return AskOwner()
 
 
 def _ignore(reason: str) -> _Rule:
-    return lambda _pvb, _policy: Ignore(reason)
+    return lambda _order, _policy, _site: Ignore(reason)
 
 
-def _carry_on(pvb: Pvb, _policy: Policy) -> Decision:
-    if reason := stop_reason(pvb):
+def _carry_on(order: Order, _policy: Policy, site: Site) -> Decision:
+    if reason := stop_reason(order):
         return Cancel(reason)
+    if site.where is Where.LOST:
+        return Cancel(site.reason)
     return Ignore("we are working on it")
 
 
 def _abandon(reason: str) -> _Rule:
-    return lambda _pvb, _policy: Abandon(reason)
+    return lambda _order, _policy, _site: Abandon(reason)
 
 
 _DONE = _ignore("it has ended")

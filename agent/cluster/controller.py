@@ -1,9 +1,10 @@
-"""Observe, decide, act: the agent's loop over all PodVolumeBackups of its node.
+"""Observe, decide, act: the agent's loop over all orders that may be for its node.
 
 What was observed is kept in one table; whenever it changes, or something ends, each object is
 decided upon afresh by ``claim.decide`` and the decision is carried out by one task an object.
 Nothing is remembered that the API server does not say, but which objects are being worked on.
-Objects that wait for room are simply left new, so that they stay free for another attempt.
+Objects that wait for room, or for their pod, are simply left new, so that they stay free for
+another attempt. Backups and restores share the room.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ import logging
 from collections.abc import Sequence
 
 from agent.cluster import claim
-from agent.cluster.backup import Backup, Bench
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.pods import PodTable
+from agent.cluster.site import HERE, Site
+from agent.cluster.work import Bench, Work
 from agent.errors import ClusterError
-from agent.server import Metrics
+from agent.server import Metrics, OrderMetrics
 
 LOG = logging.getLogger(__name__)
 
@@ -23,8 +26,28 @@ AGAIN_SECONDS = 15.0
 """After a failed request, and between two looks at another owner's pod."""
 
 
+class KindSink:
+    """What the watch of one kind tells the controller."""
+
+    def __init__(self, controller: "Controller", kind: OrderKind) -> None:
+        self._controller = controller
+        self._kind = kind
+
+    def replace(self, objects: Sequence[Order]) -> None:
+        """Take a full list of the kind."""
+        self._controller.replace(self._kind, objects)
+
+    def changed(self, order: Order) -> None:
+        """Take one observation."""
+        self._controller.changed(order)
+
+    def deleted(self, order: Order) -> None:
+        """Take a deletion."""
+        self._controller.deleted(order)
+
+
 class Controller:
-    """The table of objects and the tasks at work; a watch's sink."""
+    """The table of objects and the tasks at work; each kind's watch has a sink of it."""
 
     def __init__(
         self, bench: Bench, policy: claim.Policy, concurrency: int, metrics: Metrics
@@ -33,61 +56,77 @@ class Controller:
         self._policy = policy
         self._concurrency = concurrency
         self._metrics = metrics
-        self._known: dict[str, Pvb] = {}
-        self._ended: set[str] = set()
+        self.pods = PodTable(bench.us.node, bench.clock, self._pods_moved)
+        self._known: dict[str, Order] = {}
+        self._ended: dict[OrderKind, set[str]] = {kind: set() for kind in OrderKind}
         self._counted: set[str] = set()
-        self._backups: dict[str, Backup] = {}
+        self._works: dict[str, Work] = {}
         self._writing: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._alive: dict[str, tuple[str, bool]] = {}
+        self._waits: dict[str, str] = {}
         self._wake = asyncio.Event()
 
-    def replace(self, objects: Sequence[Pvb]) -> None:
-        """Take a full list; what is not in it exists no more."""
-        present = {pvb.uid for pvb in objects}
-        for uid in self._known.keys() - present:
+    def replace(self, kind: OrderKind, objects: Sequence[Order]) -> None:
+        """Take a full list of one kind; what is not in it exists no more."""
+        present = {order.uid for order in objects}
+        known = {uid for uid, order in self._known.items() if order.kind is kind}
+        working = {uid for uid, work in self._works.items() if work.order.kind is kind}
+        for uid in (known | working) - present:
             self._forget(uid)
-        self._ended &= present
-        for pvb in objects:
-            self.changed(pvb)
+        self._ended[kind] &= present
+        for order in objects:
+            self.changed(order)
 
-    def changed(self, pvb: Pvb) -> None:
+    def changed(self, order: Order) -> None:
         """Take one observation."""
-        if backup := self._backups.get(pvb.uid):
-            backup.observe(pvb)
-        if pvb.node != self._bench.us.node or pvb.final or pvb.uid in self._ended:
-            self._drop(pvb.uid)
+        if work := self._works.get(order.uid):
+            work.observe(order, self._site(order))
+        theirs = order.kind is OrderKind.BACKUP and order.node != self._bench.us.node
+        if theirs or order.final or order.uid in self._ended[order.kind]:
+            self._drop(order.uid)
         else:
-            self._known[pvb.uid] = pvb
-            self._not_before.pop(pvb.uid, None)
+            self._known[order.uid] = order
+            self._not_before.pop(order.uid, None)
         self._wake.set()
 
-    def deleted(self, pvb: Pvb) -> None:
+    def deleted(self, order: Order) -> None:
         """Take a deletion; work on the object is stopped."""
-        self._forget(pvb.uid)
-        self._ended.discard(pvb.uid)
+        self._forget(order.uid)
+        self._ended[order.kind].discard(order.uid)
 
     def _drop(self, uid: str) -> None:
         self._known.pop(uid, None)
         self._not_before.pop(uid, None)
         self._alive.pop(uid, None)
+        self._waits.pop(uid, None)
         self._counted.discard(uid)
+        self.pods.forget(uid)
 
     def _forget(self, uid: str) -> None:
         self._drop(uid)
-        if backup := self._backups.get(uid):
-            backup.abandon("the PodVolumeBackup was deleted")
+        if work := self._works.get(uid):
+            work.abandon(f"the {work.order.kind.value} was deleted")
+
+    def _site(self, order: Order) -> Site:
+        return self.pods.site(order) if order.kind is OrderKind.RESTORE else HERE
+
+    def _pods_moved(self) -> None:
+        """Look at every restore again: its pod may have come, or gone."""
+        for work in self._works.values():
+            work.observe(work.order, self._site(work.order))
+        self._wake.set()
 
     @property
     def idle(self) -> bool:
         """Tell whether no task is at work."""
-        return not self._backups and not self._writing
+        return not self._works and not self._writing
 
     def shut_down(self, reason: str) -> None:
         """Claim nothing more, and ask everything at work to end."""
         self._bench.shutdown.ask()
-        for backup in self._backups.values():
-            backup.stop(reason)
+        for work in self._works.values():
+            work.shut_down(reason)
         self._wake.set()
 
     async def run(self) -> None:
@@ -105,99 +144,119 @@ class Controller:
         if self._bench.shutdown.asked:
             return
         now = self._bench.clock.monotonic()
-        for pvb in sorted(self._known.values(), key=lambda pvb: (pvb.created, pvb.name)):
-            free = pvb.uid not in self._backups and pvb.uid not in self._writing
-            if free and self._not_before.get(pvb.uid, now) <= now:
-                self._act(pvb, self._decide(pvb), tasks)
+        for order in sorted(self._known.values(), key=lambda order: (order.created, order.name)):
+            free = order.uid not in self._works and order.uid not in self._writing
+            if free and self._not_before.get(order.uid, now) <= now:
+                self._act(order, self._decide(order), tasks)
 
-    def _decide(self, pvb: Pvb) -> claim.Decision:
-        looked_up, alive = self._alive.get(pvb.uid, ("", False))
-        known = pvb.owner is not None and looked_up == pvb.owner.attempt
-        view = claim.View(owner_alive=alive if known else None)
-        return claim.decide(pvb, self._bench.us, self._policy, view)
+    def _decide(self, order: Order) -> claim.Decision:
+        looked_up, alive = self._alive.get(order.uid, ("", False))
+        known = order.owner is not None and looked_up == order.owner.attempt
+        view = claim.View(owner_alive=alive if known else None, site=self._site(order))
+        return claim.decide(order, self._bench.us, self._policy, view)
 
-    def _act(self, pvb: Pvb, decision: claim.Decision, tasks: asyncio.TaskGroup) -> None:
+    def _act(self, order: Order, decision: claim.Decision, tasks: asyncio.TaskGroup) -> None:
         if isinstance(decision, claim.Claim):
-            if pvb.uid not in self._counted:
-                self._counted.add(pvb.uid)
-                self._metrics.enqueued.inc()
-            if len(self._backups) < self._concurrency:
-                backup = self._backups[pvb.uid] = Backup(pvb, self._bench)
-                tasks.create_task(self._back_up(backup), name=f"backup {pvb.name}")
+            if order.uid not in self._counted:
+                self._counted.add(order.uid)
+                self._counts(order).enqueued.inc()
+            if len(self._works) < self._concurrency:
+                work = self._works[order.uid] = Work(order, self._bench)
+                tasks.create_task(self._work_on(work), name=f"work on {order.name}")
         elif isinstance(decision, claim.FailAtOnce | claim.FailOrphan):
-            self._writing.add(pvb.uid)
-            tasks.create_task(self._refuse(pvb, decision.message), name=f"refuse {pvb.name}")
+            self._writing.add(order.uid)
+            tasks.create_task(self._refuse(order, decision.message), name=f"refuse {order.name}")
         elif isinstance(decision, claim.AskOwner):
-            self._writing.add(pvb.uid)
-            tasks.create_task(self._look_up(pvb), name=f"owner of {pvb.name}")
-        elif isinstance(decision, claim.Ignore):
-            self._alive.pop(pvb.uid, None)  # a living owner is looked up again after a while
-            self._not_before[pvb.uid] = self._bench.clock.monotonic() + AGAIN_SECONDS
+            self._writing.add(order.uid)
+            tasks.create_task(self._look_up(order), name=f"owner of {order.name}")
+        elif isinstance(decision, claim.AskPod):
+            self._writing.add(order.uid)
+            tasks.create_task(self._look_up_pod(order), name=f"pod of {order.name}")
+        elif isinstance(decision, claim.Wait):
+            if self._waits.get(order.uid) != decision.reason:
+                self._waits[order.uid] = decision.reason
+                LOG.info("%s: waits: %s", order.name, decision.reason)
+        elif isinstance(decision, claim.Ignore) and order.uid in self._alive:
+            del self._alive[order.uid]  # a living owner is looked up again after a while
+            self._not_before[order.uid] = self._bench.clock.monotonic() + AGAIN_SECONDS
 
-    async def _back_up(self, backup: Backup) -> None:
-        uid, name = backup.pvb.uid, backup.pvb.name
-        self._metrics.running.inc()
+    def _counts(self, order: Order) -> OrderMetrics:
+        return self._metrics.of[order.kind.noun]
+
+    async def _work_on(self, work: Work) -> None:
+        order = work.order
+        uid, name, counts = order.uid, order.name, self._counts(order)
+        counts.running.inc()
         try:
-            won = await backup.claimed()
+            won = await work.claimed()
             self._metrics.claims.labels("won" if won else "lost").inc()
             if not won:
-                await self._read_again(uid, name)
+                await self._read_again(order)
                 return
-            LOG.info("%s: claimed", name)
-            self._metrics.dequeued.inc()
-            result = await backup.run()
-            self._metrics.backups.labels(result.value).inc()
-            self._close(uid)
+            again = claim.standing(order) is claim.Standing.RUNNING
+            LOG.info("%s: claimed%s", name, " again" if again else "")
+            counts.dequeued.inc()
+            result = await work.run()
+            counts.ended.labels(result.value).inc()
+            self._close(order)
         except ClusterError as error:
             LOG.error("%s: %s", name, error)
             self._later(uid)
         finally:
-            counters = backup.monitor.counters
-            self._metrics.bytes_read.inc(counters.bytes_read)
-            self._metrics.bytes_uploaded.inc(counters.bytes_uploaded)
-            self._metrics.running.dec()
-            self._backups.pop(uid, None)
+            self._metrics.count(order.kind.noun, work.monitor.counters)
+            counts.running.dec()
+            self._works.pop(uid, None)
             self._wake.set()
 
-    async def _refuse(self, pvb: Pvb, message: str) -> None:
+    async def _refuse(self, order: Order, message: str) -> None:
         try:
-            if await self._bench.desk.refuse(pvb, message):
-                LOG.warning("%s: Failed: %s", pvb.name, message)
-                self._metrics.backups.labels("refused").inc()
-                self._close(pvb.uid)
+            if await self._bench.desk.refuse(order, message):
+                LOG.warning("%s: Failed: %s", order.name, message)
+                self._counts(order).ended.labels("refused").inc()
+                self._close(order)
             else:
-                await self._read_again(pvb.uid, pvb.name)
+                await self._read_again(order)
         except ClusterError as error:
-            LOG.error("%s could not be ended: %s", pvb.name, error)
-            self._later(pvb.uid)
+            LOG.error("%s could not be ended: %s", order.name, error)
+            self._later(order.uid)
         finally:
-            self._writing.discard(pvb.uid)
+            self._writing.discard(order.uid)
             self._wake.set()
 
-    async def _look_up(self, pvb: Pvb) -> None:
-        owner = pvb.owner or Owner()
+    async def _look_up(self, order: Order) -> None:
+        owner = order.owner or Owner()
         try:
             alive = await self._bench.owner_alive(owner)
-            self._alive[pvb.uid] = (owner.attempt, alive)
+            self._alive[order.uid] = (owner.attempt, alive)
         except ClusterError as error:
-            LOG.warning("%s: whether its agent still runs is not known: %s", pvb.name, error)
-            self._later(pvb.uid)
+            LOG.warning("%s: whether its agent still runs is not known: %s", order.name, error)
+            self._later(order.uid)
         finally:
-            self._writing.discard(pvb.uid)
+            self._writing.discard(order.uid)
             self._wake.set()
 
-    async def _read_again(self, uid: str, name: str) -> None:
+    async def _look_up_pod(self, order: Order) -> None:
+        try:
+            self.pods.learn(order, await self._bench.look_up(order))
+        except ClusterError as error:
+            LOG.warning("%s: whether its pod exists is not known: %s", order.name, error)
+            self._later(order.uid)
+        finally:
+            self._writing.discard(order.uid)
+            self._wake.set()
+
+    async def _read_again(self, order: Order) -> None:
         """After a lost race: see how things are now, never write again blindly."""
-        seen = await self._bench.desk.read(name)
-        if seen is None or seen.uid != uid:
-            self._drop(uid)
+        seen = await self._bench.desk.read(order)
+        if seen is None or seen.uid != order.uid:
+            self._drop(order.uid)
         else:
             self.changed(seen)
 
-    def _close(self, uid: str) -> None:
+    def _close(self, order: Order) -> None:
         """Expect nothing more of an object, whatever late events say."""
-        self._ended.add(uid)
-        self._drop(uid)
+        self._ended[order.kind].add(order.uid)
+        self._drop(order.uid)
 
     def _later(self, uid: str) -> None:
         self._not_before[uid] = self._bench.clock.monotonic() + AGAIN_SECONDS

@@ -46,13 +46,13 @@ class Claimed:
     owner_uid: str = ""
 
 
-def check_pod(pod: objects.Pod, uid: str, node: str) -> None:
+def check_pod(pod: objects.Pod, uid: str, node: str, noun: str) -> None:
     """Make sure that this is the pod that was meant, and here; raises ``ClusterError``."""
     name = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
     if pod.metadata.uid != uid:
         raise ClusterError(
-            f"{name} has been replaced: the backup is for uid {uid!r}, the pod that runs now has "
-            f"{pod.metadata.uid!r}; run the backup again"
+            f"{name} has been replaced: the {noun} is for uid {uid!r}, the pod that runs now has "
+            f"{pod.metadata.uid!r}; run the {noun} again"
         )
     if pod.spec.node_name != node:
         raise ClusterError(f"{name} runs on node {pod.spec.node_name!r}, not on {node!r}")
@@ -72,7 +72,7 @@ def source(pod: objects.Pod, volume: str) -> Plain | Claimed:
         return Claimed(f"{pod.metadata.name}-{volume}", pod.metadata.uid)
     if found.host_path is not None:
         raise ClusterError(
-            f"volume {volume!r} of {where} is a hostPath volume, which is not backed up: exclude "
+            f"volume {volume!r} of {where} is a hostPath volume, which is not moved: exclude "
             "it with the annotation backup.velero.io/backup-volumes-excludes"
         )
     component = _component(volume, "volume")
@@ -119,7 +119,7 @@ def claimed_directory(
     if volume.spec.volume_mode == "Block":
         raise ClusterError(
             f"PersistentVolume {name} is a block device (volumeMode: Block), and only file "
-            "systems can be backed up: use a snapshot for it"
+            "systems can be moved: use a snapshot for it"
         )
     component = _component(name, "PersistentVolume")
     csi = volume.spec.csi is not None or bool(csi_driver_names(volume) & set(drivers))

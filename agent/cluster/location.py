@@ -53,6 +53,7 @@ class Location:
     credential: KeyReference | None
     credentials_file: Path | None
     checksum: bool
+    read_only: bool = False
     not_applied: tuple[str, ...] = ()
 
 
@@ -65,12 +66,10 @@ class Files:
 
 
 def read_location(name: str, location: BackupStorageLocation) -> Location:
-    """Understand a location; raises ``ClusterError`` for one that cannot be written to."""
+    """Understand a location; raises ``ClusterError`` for one that is not of our kind."""
     spec, config = location.spec, dict(location.spec.config or {})
     where = f"BackupStorageLocation {name}"
     _check_provider(where, spec.provider, config)
-    if spec.access_mode == "ReadOnly":
-        raise ClusterError(f"{where} is read-only: set accessMode ReadWrite to back up to it")
     if not spec.object_storage.bucket:
         raise ClusterError(f"{where} names no bucket: set objectStorage.bucket")
     endpoint_url = _endpoint(where, config.get("s3Url", ""))
@@ -90,15 +89,25 @@ def read_location(name: str, location: BackupStorageLocation) -> Location:
         credential=_credential(spec.credential),
         credentials_file=Path(file) if file else None,
         checksum=config.get("checksumAlgorithm") != "",
+        read_only=spec.access_mode == "ReadOnly",
         not_applied=tuple(key for key in NOT_APPLIED if config.get(key)),
     )
+
+
+def require_writable(location: Location) -> None:
+    """Raise ``ClusterError`` for a location that takes no backups."""
+    if location.read_only:
+        raise ClusterError(
+            f"BackupStorageLocation {location.name} is read-only: set accessMode ReadWrite to "
+            "back up to it"
+        )
 
 
 def repository_prefix(location: Location, identifier: str, namespace: str) -> str:
     """Return the prefix of the repository in the location's bucket.
 
-    ``identifier`` is ``spec.repoIdentifier``; "" means the location's own place for the pod's
-    namespace (velero.md section 5.1). Raises ``ClusterError`` if it lies anywhere else.
+    ``identifier`` is ``spec.repoIdentifier``; "" means the location's own place for the
+    namespace that was backed up (velero.md section 5.1). Raises ``ClusterError`` if it lies anywhere else.
     """
     if not identifier:
         parts = (location.prefix, "restic", checked(namespace, "namespace"))
@@ -109,7 +118,7 @@ def repository_prefix(location: Location, identifier: str, namespace: str) -> st
         raise ClusterError(f"spec.repoIdentifier cannot be used: {error}") from error
     if isinstance(address, LocalAddress):
         raise ClusterError(
-            f"spec.repoIdentifier {identifier!r} is not in S3: a PodVolumeBackup is stored in "
+            f"spec.repoIdentifier {identifier!r} is not in S3: volumes are stored in "
             f"the bucket of BackupStorageLocation {location.name}"
         )
     if not same_place(address, location.endpoint_url, location.region, location.bucket):

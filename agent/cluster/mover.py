@@ -1,6 +1,6 @@
-"""The mover: one assignment of the cluster, carried out by the transfer pipeline.
+"""The mover: one volume of the cluster, backed up by the transfer pipeline.
 
-The only place where the two rooms meet. It knows how Velero's words (tags, claims, the host
+With ``restorer`` the only place where the two rooms meet. It knows how Velero's words (tags, claims, the host
 ``velero``) become a snapshot's, and nothing of how either side works.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 from pathlib import Path
 
 from agent.cancel import CancelToken
-from agent.cluster.assignment import Assignment, Outcome
+from agent.cluster.assignment import BackupAssignment, Outcome
 from agent.monitor import Monitor
 from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
@@ -25,7 +25,7 @@ NAMED_PROBLEMS = 10
 
 
 def move(
-    assignment: Assignment,
+    assignment: BackupAssignment,
     monitor: Monitor,
     cancel: CancelToken,
     *,

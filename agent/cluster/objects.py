@@ -1,4 +1,4 @@
-"""The other objects that a backup needs, as far as it reads them.
+"""The other objects that an order needs, as far as they are read.
 
 Each is a projection: unknown fields are skipped, missing ones have a default. Shapes: the
 Kubernetes API (core/v1, storage.k8s.io/v1) and velero.md sections 4 and 5.
@@ -13,6 +13,8 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     namespace: str = ""
     uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
     annotations: dict[str, str] | None = None
     owner_references: list["OwnerReference"] | None = None
 
@@ -40,17 +42,57 @@ class Volume(msgspec.Struct, frozen=True, rename="camel"):
     host_path: dict[str, object] | None = None
 
 
+class Container(msgspec.Struct, frozen=True):
+    """A container, of which only the name matters."""
+
+    name: str = ""
+
+
 class PodSpec(msgspec.Struct, frozen=True, rename="camel"):
     """Where a pod runs and what it mounts."""
 
     node_name: str = ""
     volumes: list[Volume] | None = None
+    init_containers: list[Container] | None = None
+    restart_policy: str = "Always"
 
 
-class PodStatus(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True):
+    """Why a container does not run."""
+
+    reason: str = ""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """That a container runs."""
+
+
+class Terminated(msgspec.Struct, frozen=True, rename="camel"):
+    """How a container ended."""
+
+    exit_code: int = 0
+
+
+class ContainerState(msgspec.Struct, frozen=True):
+    """At most one is set; none counts as waiting."""
+
+    waiting: Waiting | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True):
+    """How far one container is."""
+
+    name: str = ""
+    state: ContainerState = msgspec.field(default_factory=ContainerState)
+
+
+class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
     """How far a pod is."""
 
     phase: str = ""
+    init_container_statuses: list[ContainerStatus] | None = None
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -59,6 +101,11 @@ class Pod(msgspec.Struct, frozen=True):
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+    @property
+    def resource_version(self) -> str:
+        """Return the version to watch on from."""
+        return self.metadata.resource_version
 
 
 class ClaimSpec(msgspec.Struct, frozen=True, rename="camel"):

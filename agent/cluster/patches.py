@@ -1,4 +1,4 @@
-"""The merge patches that move a PodVolumeBackup along, as pure functions of values.
+"""The merge patches that move an order along, as pure functions of values.
 
 Every patch names the object's uid, so that it cannot hit another object of the same name, and
 the resourceVersion that it was decided on, so that nothing is overwritten that we have not
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.cluster.pvb import OWNER, Owner, Pvb, owner_text
+from agent.cluster.order import OWNER, Order, Owner, owner_text
 
 Patch = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ NAMED_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How a backup ended. ``snapshot_id`` and ``path`` only if there is a snapshot."""
+    """How an order ended. ``snapshot_id`` and ``path`` only if a snapshot was made."""
 
     phase: str
     message: str = ""
@@ -38,47 +38,54 @@ def completed(snapshot_id: str, size_bytes: int, path: str, message: str = "") -
     return Final("Completed", message, snapshot_id, path, size_bytes)
 
 
+def restored(size_bytes: int, message: str = "") -> Final:
+    """Describe a volume that was given back; ``message`` tells of partial problems."""
+    return Final("Completed", message, size_bytes=size_bytes)
+
+
 def failed(message: str) -> Final:
-    """Describe a backup that left nothing to restore."""
+    """Describe an order of which nothing came that could be used."""
     return Final("Failed", message)
 
 
-def problems_message(count: int, names: tuple[str, ...], message: str) -> str:
-    """Word a partial success: the count, and up to ten of the names."""
+def problems_message(
+    count: int, names: tuple[str, ...], message: str, *, what: str = "left out"
+) -> str:
+    """Word a partial success: the count, ``what`` befell them, and up to ten of the names."""
     if not count:
         return message
     shown = names[:NAMED_PROBLEMS]
     rest = count - len(shown)
     listed = "; ".join((*shown, *([f"and {rest} more"] if rest else [])))
     entries = "entry was" if count == 1 else "entries were"
-    text = f"{count} {entries} left out: {listed}"
+    text = f"{count} {entries} {what}: {listed}"
     return f"{message}; {text}" if message else text
 
 
-def owner(pvb: Pvb, us: Owner) -> Patch:
+def owner(order: Order, us: Owner) -> Patch:
     """Write our mark (first half of a claim where status is a subresource)."""
-    return {"metadata": {**_seen(pvb), "annotations": {OWNER: owner_text(us)}}}
+    return {"metadata": {**_seen(order), "annotations": {OWNER: owner_text(us)}}}
 
 
-def start(pvb: Pvb, now: str) -> Patch:
+def start(order: Order, now: str) -> Patch:
     """Write phase InProgress (second half of a claim)."""
-    return {"metadata": _seen(pvb), "status": _started(now)}
+    return {"metadata": _seen(order), "status": _started(order, now)}
 
 
-def claim(pvb: Pvb, us: Owner, now: str) -> Patch:
+def claim(order: Order, us: Owner, now: str) -> Patch:
     """Write mark and phase together (the whole claim on the main resource)."""
-    return {**owner(pvb, us), "status": _started(now)}
+    return {**owner(order, us), "status": _started(order, now)}
 
 
-def progress(pvb: Pvb, total_bytes: int, done_bytes: int) -> Patch:
+def progress(order: Order, total_bytes: int, done_bytes: int) -> Patch:
     """Write progress and nothing else."""
     return {
-        "metadata": _seen(pvb),
+        "metadata": _seen(order),
         "status": {"progress": _progress(total_bytes, done_bytes)},
     }
 
 
-def final(pvb: Pvb, end: Final, now: str) -> Patch:
+def final(order: Order, end: Final, now: str) -> Patch:
     """Write a final state with all its fields."""
     status: dict[str, Any] = {
         "phase": end.phase,
@@ -86,14 +93,14 @@ def final(pvb: Pvb, end: Final, now: str) -> Patch:
     }
     if end.message:
         status["message"] = _limited(end.message)
-    if not pvb.started:
+    if not order.started:
         status["startTimestamp"] = now
     if end.snapshot_id:
         status["snapshotID"] = end.snapshot_id
         status["path"] = end.path
     if end.size_bytes is not None:
         status["progress"] = _progress(end.size_bytes, end.size_bytes)
-    return {"metadata": _seen(pvb), "status": status}
+    return {"metadata": _seen(order), "status": status}
 
 
 def _progress(total_bytes: int, done_bytes: int) -> dict[str, int]:
@@ -104,12 +111,13 @@ def _progress(total_bytes: int, done_bytes: int) -> dict[str, int]:
     }
 
 
-def _started(now: str) -> dict[str, Any]:
-    return {"phase": "InProgress", "startTimestamp": now}
+def _started(order: Order, now: str) -> dict[str, Any]:
+    """Return what a claim says of the status; one that is claimed again began when it did."""
+    return {"phase": "InProgress", "startTimestamp": order.started or now}
 
 
-def _seen(pvb: Pvb) -> dict[str, str]:
-    return {"uid": pvb.uid, "resourceVersion": pvb.resource_version}
+def _seen(order: Order) -> dict[str, str]:
+    return {"uid": order.uid, "resourceVersion": order.resource_version}
 
 
 def _limited(message: str) -> str:

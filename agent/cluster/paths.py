@@ -10,6 +10,7 @@ import re
 from agent.errors import ClusterError
 
 VELERO = "/apis/velero.io/v1"
+PODS = "/api/v1/pods"
 CSI_DRIVERS = "/apis/storage.k8s.io/v1/csidrivers"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123 subdomain

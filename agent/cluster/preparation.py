@@ -1,22 +1,27 @@
-"""From a claimed PodVolumeBackup to an assignment: fetch, decide, look at the host.
+"""From a claimed order to an assignment: fetch, decide, look at the host.
 
-A thin shell: every decision is made by ``hostpath`` and ``location``; here they are only given
-what they ask for.
+A thin shell: every decision is made by ``hostpath``, ``site`` and ``location``; here they are
+only given what they ask for. What a watch has shown may be old, so a restore's pod is looked at
+again: nothing is written into a volume whose pod has gone on.
 """
 
 import asyncio
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from agent.cluster import hostpath, location, objects, paths
-from agent.cluster.assignment import Assignment
+from agent.cluster.assignment import Assignment, BackupAssignment, RestoreAssignment
+from agent.cluster.claim import elsewhere
 from agent.cluster.client import T, decode
 from agent.cluster.location import Files, Location
-from agent.cluster.pvb import Pvb
+from agent.cluster.order import Order, OrderKind
 from agent.cluster.secrets import Getter, PrivateFiles, repository_password, secret_value
+from agent.cluster.site import Site, Where, site_of
 from agent.cluster.watch import Source
 from agent.config import AgentSettings
 from agent.errors import ApiError, ClusterError
@@ -36,40 +41,55 @@ class Preparation:
         self._settings = settings
         self._files = files
 
-    async def assignment(self, pvb: Pvb) -> Assignment:
-        """Return all that is needed to back the volume up; raises ``ClusterError``."""
-        path, pvc_uid = await self._volume(pvb)
-        place = await self._location(pvb.location)
-        prefix = location.repository_prefix(place, pvb.repo_identifier, pvb.pod_namespace)
+    async def assignment(self, order: Order) -> Assignment:
+        """Return all that is needed to move the volume; raises ``ClusterError``."""
+        path, pvc_uid = await self._volume(order)
+        place = await self._location(order.location)
+        namespace, make = _kind_of_assignment(order, place, path)
+        prefix = location.repository_prefix(place, order.repo_identifier, namespace)
         files = await self._location_files(place)
-        workers = self._settings.upload_workers
-        storage = location.s3_settings(place, prefix, files, workers)
-        return Assignment(
-            name=pvb.name,
-            namespace=pvb.namespace,
-            uid=pvb.uid,
+        storage = location.s3_settings(place, prefix, files, self._settings.upload_workers)
+        return make(
+            name=order.name,
+            namespace=order.namespace,
+            uid=order.uid,
             volume_path=path,
+            location=place.name,
             storage=storage,
             repository=str(storage.address),
             password=await repository_password(self._api, self._settings.namespace),
-            tags=dict(pvb.tags),
-            pvc_uid=pvc_uid or pvb.pvc_uid or None,
-            pod_namespace=pvb.pod_namespace,
-            pod_name=pvb.pod_name,
-            volume=pvb.volume,
-            reported_path=str(path),
+            pvc_uid=pvc_uid or order.pvc_uid or None,
+            pod_namespace=order.pod_namespace,
+            pod_name=order.pod_name,
+            volume=order.volume,
         )
 
-    async def _volume(self, pvb: Pvb) -> tuple[Path, str]:
+    async def site(self, order: Order) -> Site:
+        """Look up the pod of a restore; raises ``ApiError`` if that cannot be done."""
+        try:
+            return site_of(await self._pod(order), order.pod_uid, self._settings.node_name)
+        except ApiError:
+            raise
+        except ClusterError as error:
+            return Site(Where.LOST, str(error))
+
+    async def _pod(self, order: Order) -> objects.Pod:
+        path = paths.core(order.pod_namespace, "pods", paths.checked(order.pod_name, "pod"))
+        return await self._object(path, objects.Pod, order.pod)
+
+    async def _volume(self, order: Order) -> tuple[Path, str]:
         """Return the volume's directory, and the uid of its claim ("" without one)."""
-        what = f"pod {pvb.pod_namespace}/{pvb.pod_name}"
-        pod_path = paths.core(pvb.pod_namespace, "pods", paths.checked(pvb.pod_name, "pod"))
-        pod = await self._object(pod_path, objects.Pod, what)
-        hostpath.check_pod(pod, pvb.pod_uid, self._settings.node_name)
-        source = hostpath.source(pod, pvb.volume)
+        pod = await self._pod(order)
+        node = self._settings.node_name
+        hostpath.check_pod(pod, order.pod_uid, node, order.kind.noun)
+        if order.kind is OrderKind.RESTORE:
+            site = site_of(pod, order.pod_uid, node)
+            if site.where is not Where.HERE:
+                raise ClusterError(f"{site.reason}; restore it again")
+        source = hostpath.source(pod, order.volume)
         pvc_uid = ""
         if isinstance(source, hostpath.Claimed):
-            directory, pvc_uid = await self._claimed(pvb.pod_namespace, source)
+            directory, pvc_uid = await self._claimed(order.pod_namespace, source)
         else:
             directory = source.directory
         pod_directory = hostpath.pod_directory(pod)
@@ -141,6 +161,24 @@ class Preparation:
                 raise
             raise ClusterError(f"{what} does not exist (any more)") from error
         return decode(body, into, what)
+
+
+def _kind_of_assignment(
+    order: Order, place: Location, path: Path
+) -> tuple[str, Callable[..., Assignment]]:
+    """Return the namespace whose repository is meant, and what only this kind needs to know."""
+    if order.kind is OrderKind.BACKUP:
+        location.require_writable(place)
+        return order.pod_namespace, functools.partial(
+            BackupAssignment, tags=dict(order.tags), reported_path=str(path)
+        )
+    return order.source_namespace, functools.partial(
+        RestoreAssignment,
+        snapshot_id=order.wanted_snapshot,
+        done_name=order.restore_uid,
+        read_only=place.read_only,
+        elsewhere=elsewhere(order),
+    )
 
 
 async def pod_alive(api: Reader, namespace: str, name: str, uid: str) -> bool:

@@ -8,27 +8,30 @@ grace time.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from agent.cluster import claim, paths
-from agent.cluster.assignment import Mover
-from agent.cluster.backup import Bench, Shutdown
+from agent.cluster.assignment import Movers
 from agent.cluster.client import Kube
-from agent.cluster.controller import Controller
+from agent.cluster.controller import Controller, KindSink
 from agent.cluster.credentials import credentials
+from agent.cluster.order import OrderKind, Owner, parse
+from agent.cluster.pods import parse_pod
 from agent.cluster.preparation import Preparation, pod_alive
 from agent.cluster.private import private_folder
-from agent.cluster.pvb import PLURAL, Owner
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk, discover
-from agent.cluster.watch import Watcher
+from agent.cluster.watch import Collection, Watcher
+from agent.cluster.work import Bench, Shutdown
 from agent.config import AgentSettings
 from agent.errors import ApiError
 from agent.server import Metrics, serve
@@ -41,16 +44,16 @@ SILENCE_SECONDS = 2100.0
 STOPPED = "the agent on node {node} was stopped; the next backup goes on from what is stored"
 
 
-async def run_agent(settings: AgentSettings, mover: Mover) -> int:
+async def run_agent(settings: AgentSettings, movers: Movers) -> int:
     """Run until SIGTERM or SIGINT; returns 0.
 
     Raises ``ClusterError`` or ``UsageError`` if the agent cannot start.
     """
     kube = await Kube.connect(credentials(settings.access))
     try:
-        subresource = await _first_contact(kube, settings.startup_seconds)
+        subresources = await _first_contact(kube, settings.startup_seconds)
         with private_folder() as private:
-            agent = Agent(kube, settings, mover, subresource, private)
+            agent = Agent(kube, settings, movers, subresources, private)
             stop = asyncio.Event()
             with _signals(stop):
                 await agent.run(stop)
@@ -59,7 +62,7 @@ async def run_agent(settings: AgentSettings, mover: Mover) -> int:
     return 0
 
 
-async def _first_contact(kube: Kube, patience_seconds: float) -> bool:
+async def _first_contact(kube: Kube, patience_seconds: float) -> frozenset[OrderKind]:
     """Ask discovery until the API server answers; an answer that says no is final."""
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -77,7 +80,12 @@ class Agent:
     """All parts of one running agent."""
 
     def __init__(
-        self, kube: Kube, settings: AgentSettings, mover: Mover, subresource: bool, private: Path
+        self,
+        kube: Kube,
+        settings: AgentSettings,
+        movers: Movers,
+        subresources: frozenset[OrderKind],
+        private: Path,
     ) -> None:
         self._settings = settings
         self.port = 0
@@ -92,21 +100,34 @@ class Agent:
         )
         clock = Clock()
         self._shutdown = Shutdown(clock, settings.grace_seconds)
+        preparation = Preparation(kube, settings, PrivateFiles(private))
         bench = Bench(
-            desk=StatusDesk(kube, settings.namespace, us, subresource=subresource, clock=clock),
+            desk=StatusDesk(kube, settings.namespace, us, subresources, clock),
             us=us,
-            prepare=Preparation(kube, settings, PrivateFiles(private)).assignment,
-            mover=mover,
+            prepare=preparation.assignment,
+            movers=movers,
+            look_up=preparation.site,
             owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
             clock=clock,
             shutdown=self._shutdown,
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
-        path = paths.velero(settings.namespace, PLURAL)
-        self._watcher = Watcher(kube, path, settings.node_name, self._controller)
-        counts = self._watcher.counts
-        metrics.follow_watch(counts.ends, lambda: counts.lists)
+        self._watchers: dict[str, Watcher[Any]] = {"pods": self._pod_watcher(kube)}
+        for kind in OrderKind:
+            self._watchers[kind.plural] = self._order_watcher(kube, kind)
+        for resource, watcher in self._watchers.items():
+            metrics.follow_watch(resource, watcher.counts)
+
+    def _order_watcher(self, kube: Kube, kind: OrderKind) -> Watcher[Any]:
+        path = paths.velero(self._settings.namespace, kind.plural)
+        selector = f"spec.node={self._settings.node_name}" if kind is OrderKind.BACKUP else ""
+        collection = Collection(path, functools.partial(parse, kind), selector)
+        return Watcher(kube, collection, KindSink(self._controller, kind))
+
+    def _pod_watcher(self, kube: Kube) -> Watcher[Any]:
+        selector = f"spec.nodeName={self._settings.node_name}"
+        return Watcher(kube, Collection(paths.PODS, parse_pod, selector), self._controller.pods)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set, then end within the grace time."""
@@ -118,25 +139,26 @@ class Agent:
 
     async def _until(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(self._watcher.run())
+            watching = [tasks.create_task(each.run()) for each in self._watchers.values()]
             working = tasks.create_task(self._controller.run())
             await stop.wait()
-            LOG.info("stopping: running backups are canceled")
+            LOG.info("stopping: backups are canceled, restores are left to the next agent")
             self._controller.shut_down(STOPPED.format(node=self._settings.node_name))
             _, late = await asyncio.wait({working}, timeout=self._settings.grace_seconds)
             if late:
                 LOG.error("the grace time is over before every final state was stored")
                 working.cancel()
-            watching.cancel()
+            for each in watching:
+                each.cancel()
 
     def _not_ready(self) -> str:
         if self._shutdown.asked:
             return "stopping"
-        heard_at = self._watcher.progress_at
-        if heard_at is None:
-            return "the first list of PodVolumeBackups has not been read yet"
-        if time.monotonic() - heard_at > SILENCE_SECONDS:
-            return "the API server has been silent for too long"
+        for resource, watcher in self._watchers.items():
+            if watcher.progress_at is None:
+                return f"the first list of {resource} has not been read yet"
+            if time.monotonic() - watcher.progress_at > SILENCE_SECONDS:
+                return f"the API server has been silent about {resource} for too long"
         return ""
 
 

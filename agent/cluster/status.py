@@ -1,6 +1,6 @@
-"""Writing a PodVolumeBackup's state, through whichever door the API server has.
+"""Writing an order's state, through whichever door the API server has for its kind.
 
-Velero's own definition has no status subresource: there ``/status`` answers 404, with the same
+Velero's own definitions have no status subresource: there ``/status`` answers 404, with the same
 words as for a deleted object (kubernetes.md section 0.2). Where somebody declared it, a status
 in a patch of the main resource is dropped in silence. So discovery is asked first, and each
 answer is checked: a phase that did not arrive, or a 404 for an object that is there, means that
@@ -23,8 +23,8 @@ import msgspec
 
 from agent.cluster import patches, paths
 from agent.cluster.client import Query, decode
+from agent.cluster.order import Order, OrderKind, Owner, parse
 from agent.cluster.patches import Final, Patch
-from agent.cluster.pvb import PLURAL, Owner, Pvb, parse
 from agent.errors import ApiError, ClusterError
 
 LOG = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class _Resources(msgspec.Struct):
     resources: list[_Resource] = msgspec.field(default_factory=list)
 
 
-async def discover(api: Api) -> bool:
-    """Tell whether ``podvolumebackups/status`` is served.
+async def discover(api: Api) -> frozenset[OrderKind]:
+    """Return the kinds whose status is a subresource (``podvolumebackups/status`` is served).
 
     Raises ``ClusterError`` if Velero's definitions are not installed at all.
     """
@@ -77,100 +77,107 @@ async def discover(api: Api) -> bool:
             raise
         raise _not_installed() from error
     names = {resource.name for resource in decode(body, _Resources, paths.VELERO).resources}
-    if PLURAL not in names:
+    if not {kind.plural for kind in OrderKind} <= names:
         raise _not_installed()
-    return f"{PLURAL}/status" in names
+    return frozenset(kind for kind in OrderKind if f"{kind.plural}/status" in names)
 
 
 def _not_installed() -> ClusterError:
     return ClusterError(
-        "the API server does not serve velero.io/v1 PodVolumeBackups: install Velero "
+        "the API server does not serve velero.io/v1 PodVolumeBackups and -Restores: install Velero "
         "(velero install --crds-only) before the agent"
     )
 
 
 class StatusDesk:
-    """Claims, reports and ends PodVolumeBackups of one namespace."""
+    """Claims, reports and ends the orders of one namespace.
+
+    ``subresources`` are the kinds whose status has a door of its own (``discover``).
+    """
 
     def __init__(
-        self, api: Api, namespace: str, us: Owner, *, subresource: bool, clock: Clock | None = None
+        self,
+        api: Api,
+        namespace: str,
+        us: Owner,
+        subresources: frozenset[OrderKind],
+        clock: Clock | None = None,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._us = us
-        self._subresource = subresource
+        self._subresources = subresources
         self._clock = clock or Clock()
 
-    async def read(self, name: str) -> Pvb | None:
-        """Return the object as it is now, or None if it is gone; raises ``ApiError``."""
+    async def read(self, order: Order) -> Order | None:
+        """Return the object of that name as it is now, or None; raises ``ApiError``."""
         try:
-            return parse(await self._api.get(self._path(name)))
+            return parse(order.kind, await self._api.get(self._path(order)))
         except ApiError as error:
             if error.status == GONE:
                 return None
             raise
 
-    async def claim(self, pvb: Pvb) -> Pvb | None:
-        """Try to make a new object ours; return it as claimed, or None if it was lost.
+    async def claim(self, order: Order) -> Order | None:
+        """Try to make an object ours; return it as claimed, or None if it was lost.
 
         Raises ``ApiError`` when the API server cannot be asked, or forbids it.
         """
         now = self._clock.timestamp()
         try:
-            if not self._subresource:
-                return await self._write(pvb, patches.claim(pvb, self._us, now), "InProgress")
-            marked = parse(
-                await self._api.patch(self._path(pvb.name), patches.owner(pvb, self._us))
-            )
+            if order.kind not in self._subresources:
+                return await self._write(order, patches.claim(order, self._us, now), "InProgress")
+            mark = patches.owner(order, self._us)
+            marked = parse(order.kind, await self._api.patch(self._path(order), mark))
             return await self._write(marked, patches.start(marked, now), "InProgress")
         except ApiError as error:
             if error.status not in (CONFLICT, GONE, 0):
                 raise
-            return await self._ours_after_all(pvb)
+            return await self._ours_after_all(order)
 
-    async def _ours_after_all(self, pvb: Pvb) -> Pvb | None:
+    async def _ours_after_all(self, order: Order) -> Order | None:
         """Look whether a claim whose answer was lost has arrived."""
-        seen = await self.read(pvb.name)
-        ours = seen is not None and seen.uid == pvb.uid and seen.owner == self._us
+        seen = await self.read(order)
+        ours = seen is not None and seen.uid == order.uid and seen.owner == self._us
         return seen if ours and seen is not None and seen.phase == "InProgress" else None
 
-    async def progress(self, pvb: Pvb, total_bytes: int, done_bytes: int) -> Pvb | None:
+    async def progress(self, order: Order, total_bytes: int, done_bytes: int) -> Order | None:
         """Report; return the object as written, or as it is if it is not ours; None if gone.
 
         An object that somebody else has written to meanwhile is read and tried once more.
         Raises ``ApiError``: a report that could not be sent is not worth waiting for.
         """
         for _ in range(2):
-            path = self._path(pvb.name, self._subresource)
-            patch = patches.progress(pvb, total_bytes, done_bytes)
+            path = self._path(order, status=True)
+            patch = patches.progress(order, total_bytes, done_bytes)
             try:
-                return parse(await self._api.patch(path, patch, attempts=1))
+                return parse(order.kind, await self._api.patch(path, patch, attempts=1))
             except ApiError as error:
                 if error.status not in (CONFLICT, GONE):
                     raise
-            seen = await self.read(pvb.name)
-            if seen is None or seen.uid != pvb.uid:
+            seen = await self.read(order)
+            if seen is None or seen.uid != order.uid:
                 return None
-            pvb = seen
-            if pvb.owner != self._us or pvb.phase != "InProgress":
+            order = seen
+            if order.owner != self._us or order.phase != "InProgress":
                 break
-        return pvb
+        return order
 
-    async def refuse(self, pvb: Pvb, message: str) -> bool:
+    async def refuse(self, order: Order, message: str) -> bool:
         """End an object that nobody works on as Failed, if it has not changed since it was seen.
 
         Returns whether it is written; raises ``ApiError``.
         """
-        patch = patches.final(pvb, patches.failed(message), self._clock.timestamp())
+        patch = patches.final(order, patches.failed(message), self._clock.timestamp())
         try:
-            await self._write(pvb, patch, "Failed")
+            await self._write(order, patch, "Failed")
         except ApiError as error:
             if error.status not in (CONFLICT, GONE, 0):
                 raise
             return False
         return True
 
-    async def finish(self, pvb: Pvb, end: Final, *, until: Callable[[], float]) -> bool:
+    async def finish(self, order: Order, end: Final, *, until: Callable[[], float]) -> bool:
         """Write the final state of our own claim, again and again until it is stored.
 
         ``until`` is asked each time for the deadline on the monotonic clock. Returns False if
@@ -181,21 +188,21 @@ class StatusDesk:
         failures = 0
         while True:
             try:
-                done = await self._finish_once(pvb, end, now)
+                done = await self._finish_once(order, end, now)
                 if done is not None:
                     return done
             except ApiError as error:
                 failures += 1
                 if error.status in REFUSED_FOR_GOOD or self._clock.monotonic() >= until():
                     raise
-                LOG.warning("the final state of %s is not stored yet: %s", pvb.name, error)
+                LOG.warning("the final state of %s is not stored yet: %s", order.name, error)
                 pause = self._clock.chance(0.0, min(30.0, 0.5 * 2.0 ** min(failures, 10)))
                 await self._clock.sleep(min(pause, max(0.0, until() - self._clock.monotonic())))
 
-    async def _finish_once(self, pvb: Pvb, end: Final, now: str) -> bool | None:
+    async def _finish_once(self, order: Order, end: Final, now: str) -> bool | None:
         """Look, then write; None if it must be looked at again."""
-        seen = await self.read(pvb.name)
-        if seen is None or seen.uid != pvb.uid:
+        seen = await self.read(order)
+        if seen is None or seen.uid != order.uid:
             return False
         if seen.final:
             stored = (seen.phase, seen.snapshot_id) == (end.phase, end.snapshot_id)
@@ -210,33 +217,36 @@ class StatusDesk:
             raise
         return True
 
-    async def _write(self, pvb: Pvb, patch: Patch, phase: str) -> Pvb:
+    async def _write(self, order: Order, patch: Patch, phase: str) -> Order:
         """Send a patch that sets the phase and make sure that it arrived."""
         for _ in range(2):
             try:
-                path = self._path(pvb.name, self._subresource)
-                written = parse(await self._api.patch(path, patch))
+                path = self._path(order, status=True)
+                written = parse(order.kind, await self._api.patch(path, patch))
             except ApiError as error:
-                if error.status != GONE or not self._subresource or await self._same_door():
+                behind = order.kind in self._subresources
+                if error.status != GONE or not behind or await self._same_door(order.kind):
                     raise
                 continue
             if written.phase == phase:
                 return written
-            if await self._same_door():
+            if await self._same_door(order.kind):
                 break
             patch = {
                 **patch,
                 "metadata": {**patch["metadata"], "resourceVersion": written.resource_version},
             }
         raise ClusterError(
-            f"PodVolumeBackup {pvb.name}: the API server accepted phase {phase} but did not store "
+            f"{order.kind.value} {order.name}: the API server accepted phase {phase} but did not store "
             "it; look for an admission webhook that changes its status"
         )
 
-    async def _same_door(self) -> bool:
-        """Ask discovery again; return whether it still says the same."""
-        before, self._subresource = self._subresource, await discover(self._api)
-        return before is self._subresource
+    async def _same_door(self, kind: OrderKind) -> bool:
+        """Ask discovery again; return whether it still says the same of the kind."""
+        before, self._subresources = self._subresources, await discover(self._api)
+        return (kind in before) is (kind in self._subresources)
 
-    def _path(self, name: str, subresource: bool = False) -> str:
-        return paths.velero(self._namespace, PLURAL, name, "status" if subresource else "")
+    def _path(self, order: Order, *, status: bool = False) -> str:
+        """Return the object's path, or the one through which its status is written."""
+        door = "status" if status and order.kind in self._subresources else ""
+        return paths.velero(self._namespace, order.kind.plural, order.name, door)

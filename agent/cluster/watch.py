@@ -1,13 +1,14 @@
-"""List, reconcile, watch: the level-triggered view of all objects of one kind.
+"""List, reconcile, watch: the level-triggered view of all objects of one collection.
 
 A watch is an optimisation of a list. Whenever the thread of events may be broken (410, a
 restart, an API server whose versions went back and which then stays silent without an error)
 the list is taken again, and in any case every 10 to 30 minutes. Versions are opaque: they are
 handed back to the server and otherwise only compared for equality.
 
-The server filters by ``spec.node`` where Velero's definition declares that field selectable;
-elsewhere it answers 400 and everything is watched. Each list probes anew, because an upgrade
-of Velero may add or remove the declaration.
+The server filters by a field where it can: pods by ``spec.nodeName`` always, PodVolumeBackups by
+``spec.node`` where Velero's definition declares that field selectable. Elsewhere it answers 400
+and everything is watched. Each list probes anew, because an upgrade of Velero may add or remove
+the declaration.
 """
 
 import asyncio
@@ -17,18 +18,29 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from agent.cluster.client import Page, Query, decode
-from agent.cluster.pvb import Pvb, parse
 from agent.errors import ApiError, ClusterError
 
 LOG = logging.getLogger(__name__)
 
 FIELD_UNSUPPORTED = 400
 EXPIRED = 410
+
+
+class Versioned(Protocol):
+    """What a watch needs of an object."""
+
+    @property
+    def resource_version(self) -> str:
+        """Return the version to go on from."""
+
+
+T = TypeVar("T", bound=Versioned)
+_T_contra = TypeVar("_T_contra", contravariant=True)
 
 
 class Source(Protocol):
@@ -43,17 +55,29 @@ class Source(Protocol):
         """Yield lines; raises ``TimeoutError`` after a silence."""
 
 
-class Sink(Protocol):
+class Sink(Protocol[_T_contra]):
     """Who is told; called on the event loop, must not block."""
 
-    def replace(self, objects: Sequence[Pvb]) -> None:
+    def replace(self, objects: Sequence[_T_contra], /) -> None:
         """Take these as all objects that exist."""
 
-    def changed(self, pvb: Pvb) -> None:
+    def changed(self, found: _T_contra, /) -> None:
         """Take one object that was added or modified."""
 
-    def deleted(self, pvb: Pvb) -> None:
+    def deleted(self, gone: _T_contra, /) -> None:
         """Forget one object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection(Generic[T]):
+    """What is watched: its path, how an object is read, and which field the server may filter by.
+
+    ``selector`` is a field selector, or "" for none; ``parse`` raises ``ClusterError``.
+    """
+
+    path: str
+    parse: Callable[[bytes | msgspec.Raw], T]
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +123,15 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-class Watcher:
+class Watcher(Generic[T]):
     """Keeps one sink in step with one collection; ``run`` for ever, or ``iterate`` once."""
 
     def __init__(
-        self, source: Source, path: str, node: str, sink: Sink, pace: Pace | None = None
+        self, source: Source, collection: Collection[T], sink: Sink[T], pace: Pace | None = None
     ) -> None:
         self._source = source
-        self._path = path
-        self._node = node
+        self._collection = collection
+        self._path = collection.path
         self._sink = sink
         self._pace = pace or Pace()
         self._version: str | None = None
@@ -121,7 +145,7 @@ class Watcher:
 
     @property
     def selectable(self) -> bool | None:
-        """Tell whether the server filters by node; None before the first list."""
+        """Tell whether the server filters; None before the first list."""
         return self._selectable
 
     async def run(self) -> None:
@@ -170,23 +194,24 @@ class Watcher:
         return self._pace.chance(0.0, min(self._pace.longest_delay_seconds, ceiling))
 
     async def _list(self) -> None:
-        selector = {"fieldSelector": f"spec.node={self._node}"}
+        selector = self._collection.selector
+        query = {"fieldSelector": selector} if selector else {}
         try:
-            page = await self._source.list(self._path, selector)
+            page = await self._source.list(self._path, query)
             selectable = True
         except ApiError as error:
-            if error.status != FIELD_UNSUPPORTED:
+            if error.status != FIELD_UNSUPPORTED or not selector:
                 raise
             page = await self._source.list(self._path)
             selectable = False
-        if selectable is not self._selectable:
+        if selector and selectable is not self._selectable:
             how = "by the API server" if selectable else "by the agent (the server cannot)"
-            LOG.info("objects of other nodes are filtered out %s", how)
+            LOG.info("%s: what is not %s is filtered out %s", self._path, selector, how)
         self._selectable = selectable
-        self._selector = selector if selectable else {}
+        self._selector = query if selectable else {}
         self._heard()
         self.counts.lists += 1
-        self._sink.replace([parse(item) for item in page.items])
+        self._sink.replace([self._collection.parse(item) for item in page.items])
         self._version = page.resource_version
         self._relist_at = self._pace.clock() + self._pace.chance(*self._pace.relist_seconds)
 
@@ -209,17 +234,17 @@ class Watcher:
                 f"the watch of {self._path} was ended: {error.reason}: {error.message}",
                 status=error.code,
             )
-        pvb = parse(event.object)
+        found = self._collection.parse(event.object)
         self._heard()
         if event.type in ("ADDED", "MODIFIED"):
-            self._sink.changed(pvb)
+            self._sink.changed(found)
         elif event.type == "DELETED":
-            self._sink.deleted(pvb)
+            self._sink.deleted(found)
         elif event.type != "BOOKMARK":
             return
         self.counts.events += 1
-        if pvb.resource_version:
-            self._version = pvb.resource_version
+        if found.resource_version:
+            self._version = found.resource_version
 
     def _heard(self) -> None:
         self.progress_at = self._pace.clock()

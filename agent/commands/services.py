@@ -14,7 +14,7 @@ from agent.volume.descriptors import raise_descriptor_limit
 
 
 @click.command()
-@click.option("--node-name", help="This node; PVBs with this spec.node are ours. [NODE_NAME]")
+@click.option("--node-name", help="This node; its pods' volumes are ours. [NODE_NAME]")
 @click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]")
 @click.option("--pod-name", help="This pod, for the claim's owner. [POD_NAME]")
 @click.option("--pod-uid", help="This pod's UID. [POD_UID]")
@@ -24,15 +24,15 @@ from agent.volume.descriptors import raise_descriptor_limit
 @click.option("--metrics-address", help="ADDR:PORT of /metrics, /healthz, /readyz. [:8085]")
 @click.option(
     "--uploader-types",
-    help="Which PVBs are taken: restic (includes the empty type), kopia, or both by comma. PVBs of"
-    " type kopia are then stored in restic's format too, and only podlift can restore them:"
-    " Velero's own node-agent would look for them in kopia's format. [restic]",
+    help="Which PVBs and PVRs are taken: restic (includes the empty type), kopia, or both by comma."
+    " Those of type kopia are then stored in restic's format too, and only podlift can restore"
+    " them: Velero's own node-agent would look for them in kopia's format. [restic]",
 )
 @click.option(
     "--other-uploader-types",
-    help="PVBs of a type that is not taken: fail at once with a message, or ignore. [fail]",
+    help="PVBs and PVRs of a type that is not taken: fail at once with a message, or ignore. [fail]",
 )
-@click.option("--concurrency", help="Volumes backed up at a time. [1]")
+@click.option("--concurrency", help="Volumes backed up or restored at a time. [1]")
 @click.option("--upload-workers", help="Connections a volume uploads with. [4]")
 @click.option("--grace-seconds", help="From SIGTERM to the end. [25]")
 @click.option("--startup-seconds", help="How long the API server may be away at the start. [60]")
@@ -41,13 +41,15 @@ from agent.volume.descriptors import raise_descriptor_limit
     help="AWS credentials for locations without their own. [AWS_SHARED_CREDENTIALS_FILE]",
 )
 def agent(**options: str | None) -> int:
-    """Serve the PodVolumeBackups of this node, in the place of Velero's node-agent.
+    """Serve this node's PodVolumeBackups and -Restores, in the place of Velero's node-agent.
 
     Runs until SIGTERM. Every option can also be given by the environment: the variable in
     capitals in brackets, else PODLIFT_ and the option's name (PODLIFT_HOST_PODS). What stands in
     brackets in small letters or numbers is the default.
     """
-    from agent.cluster.mover import move  # the Kubernetes client costs 35 MiB and 0.3 s
+    from agent.cluster.assignment import Movers  # the Kubernetes client costs 35 MiB and 0.3 s
+    from agent.cluster.mover import move
+    from agent.cluster.restorer import give_back
     from agent.cluster.run import run_agent
 
     settings = agent_settings(options)
@@ -60,7 +62,11 @@ def agent(**options: str | None) -> int:
             f"the cache directory {settings.cache_dir} cannot be made: {error.strerror};"
             " choose another --cache-dir (or PODLIFT_CACHE_DIR)"
         ) from None
-    return asyncio.run(run_agent(settings, functools.partial(move, cache=settings.cache_dir)))
+    movers = Movers(
+        back_up=functools.partial(move, cache=settings.cache_dir),
+        give_back=functools.partial(give_back, cache=settings.cache_dir),
+    )
+    return asyncio.run(run_agent(settings, movers))
 
 
 @click.command()

@@ -66,6 +66,33 @@ class TestPods:
         assert found("spec.nodeName=n1,status.phase=Running") == ["b"]
         assert found("spec.nodeName!=n1") == ["c"]
 
+    def test_of_a_node_are_watched_in_all_namespaces(self, api_server: ApiServer) -> None:
+        """As the agent watches them: list and watch across namespaces, filtered by the server."""
+        every = "/api/v1/pods"
+        node = f"n-{api_server.namespace}"
+        selector = {"fieldSelector": f"spec.nodeName={node}"}
+        waiting = pod("waits", node)
+        waiting["spec"]["initContainers"] = [{"name": "restore-wait", "image": "none"}]
+        api_server.create(api_server.path("pods"), pod("other", "elsewhere"))
+        found = api_server.list(every, **selector)
+        assert found["items"] == []
+        version = found["metadata"]["resourceVersion"]
+        status = {"name": "restore-wait", "image": "none", "imageID": "", "ready": False}
+        running = {**status, "restartCount": 0, "state": {"running": {}}}
+        with api_server.watch(every, resourceVersion=version, **selector) as watch:
+            path = f"{api_server.path('pods')}/waits"
+            api_server.create(api_server.path("pods"), waiting)
+            api_server.patch_status(path, {"initContainerStatuses": [running]})
+            api_server.delete(f"{path}?gracePeriodSeconds=0")
+            events = watch.events(3)
+            while events[-1]["type"] == "MODIFIED":  # one of the two counts down the grace first
+                events += watch.events(1)
+        assert [event["type"] for event in events[:2]] == ["ADDED", "MODIFIED"]
+        assert events[-1]["type"] == "DELETED"
+        (seen,) = events[1]["object"]["status"]["initContainerStatuses"]
+        assert "running" in seen["state"]
+        assert events[1]["object"]["spec"]["initContainers"][0]["name"] == "restore-wait"
+
     def test_need_a_container(self, api_server: ApiServer) -> None:
         obj = {"metadata": {"name": "empty"}, "spec": {}}
         assert causes(api_server, "pods", obj) == {"spec.containers": "Required value"}

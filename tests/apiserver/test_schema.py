@@ -133,6 +133,11 @@ class TestSchema:
         }
         made = api.create(api.path("podvolumerestores"), restore)
         assert made["spec"] == restore["spec"]
+        path = api.path("podvolumerestores", "r")
+        status = {"phase": "InProgress", "progress": {"totalBytes": 2, "bytesDone": 1}}
+        unknown = {"snapshotID": "abc", "path": "/x"}  # a backup's fields
+        assert api.patch(path, {"status": status | unknown})["status"] == status
+        assert api.request("PATCH", f"{path}/status", {}).status == 404
         repository = {
             "apiVersion": "velero.io/v1",
             "kind": "BackupRepository",

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.cluster import paths
 from agent.cluster.client import Kube, Patience
 from agent.cluster.credentials import KubeconfigCredentials
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.order import Order, OrderKind, Owner, parse
 from agent.cluster.status import Clock, StatusDesk
+from agent.cluster.watch import Collection
 from tests.support.apihandle import ApiServer, Json
 
 NODE = "node-1"
@@ -40,6 +43,20 @@ def pvb_object(name: str = "", **changes: Any) -> Json:
     }
 
 
+def pvr_object(name: str = "", **changes: Any) -> Json:
+    """A PodVolumeRestore as Velero's server writes it; ``spec`` fields by keyword."""
+    obj = pvb_object(name, **{"snapshotID": "5a" * 32, "sourceNamespace": "app", **changes})
+    for of_backups in ("node", "tags"):
+        del obj["spec"][of_backups]
+    reference = {"apiVersion": "velero.io/v1", "kind": "Restore", "name": "back"}
+    owners = [{**reference, "uid": "restore-uid", "controller": True}]
+    return {
+        **obj,
+        "kind": "PodVolumeRestore",
+        "metadata": {**obj["metadata"], "ownerReferences": owners},
+    }
+
+
 def create_pvb(server: ApiServer, name: str = "", **changes: Any) -> Json:
     return server.create(server.path("podvolumebackups"), pvb_object(name, **changes))
 
@@ -63,7 +80,14 @@ async def connection(server: ApiServer, patience: Patience = NO_TIME) -> AsyncIt
 
 def desk(kube: Kube, server: ApiServer, us: Owner, *, subresource: bool) -> StatusDesk:
     quick = Clock(chance=lambda low, high: min(high, 0.02))
-    return StatusDesk(kube, server.namespace, us, subresource=subresource, clock=quick)
+    kinds = frozenset(OrderKind) if subresource else frozenset[OrderKind]()
+    return StatusDesk(kube, server.namespace, us, kinds, clock=quick)
+
+
+def backups_of(server: ApiServer) -> Collection[Order]:
+    """What the agent watches for backups."""
+    path = paths.velero(server.namespace, OrderKind.BACKUP.plural)
+    return Collection(path, functools.partial(parse, OrderKind.BACKUP), f"spec.node={NODE}")
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
@@ -84,11 +108,11 @@ class Ledger:
         self.lists: list[list[str]] = []
         self.events: list[tuple[str, str]] = []
 
-    def replace(self, objects: Sequence[Pvb]) -> None:
+    def replace(self, objects: Sequence[Order]) -> None:
         self.lists.append(sorted(pvb.name for pvb in objects))
 
-    def changed(self, pvb: Pvb) -> None:
+    def changed(self, pvb: Order) -> None:
         self.events.append(("changed", pvb.name))
 
-    def deleted(self, pvb: Pvb) -> None:
+    def deleted(self, pvb: Order) -> None:
         self.events.append(("deleted", pvb.name))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.cancel import CancelToken
-from agent.cluster.assignment import Assignment, Outcome
+from agent.cluster.assignment import Assignment, Movers, Outcome
 from agent.cluster.client import Kube
 from agent.cluster.credentials import KubeconfigCredentials
 from agent.cluster.run import Agent, run_agent
@@ -35,7 +35,7 @@ class FakeMover:
     """Does what a test tells it, on the thread that the agent gave it."""
 
     def __init__(self) -> None:
-        self.assignments: list[Assignment] = []
+        self.assignments: list[Any] = []
         self.threads: set[int] = set()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -170,7 +170,7 @@ async def agent_on(stage: Stage, mover: FakeMover, **changes: Any) -> AsyncItera
     kube = await Kube.connect(KubeconfigCredentials(Path(stage.server.kubeconfig)), NO_TIME)
     private = stage.cache / "private"
     try:
-        agent = Agent(kube, settings, mover, await discover(kube), private)
+        agent = Agent(kube, settings, Movers(mover, mover), await discover(kube), private)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(agent.run(stop))
@@ -211,7 +211,7 @@ async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeM
     assert 'podlift_backups_total{result="completed"} 1.0' in metrics
     assert 'podlift_claims_total{result="won"} 1.0' in metrics
     assert "podlift_uploaded_bytes_total 1000.0" in metrics
-    assert "podlift_lists_total 1.0" in metrics
+    assert 'podlift_lists_total{resource="podvolumebackups"} 1.0' in metrics
 
 
 async def test_progress_is_reported_while_the_backup_runs(stage: Stage, mover: FakeMover) -> None:
@@ -525,7 +525,7 @@ async def test_sigterm_ends_the_agent_with_code_zero(
     mover.go_on.clear()
     stage.pvb("b-1")
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(run_agent(stage.settings(), mover))
+        running = tasks.create_task(run_agent(stage.settings(), Movers(mover, mover)))
         await stage.phase("b-1", "InProgress")
         os.kill(os.getpid(), signal.SIGTERM)
     assert running.result() == 0
@@ -538,9 +538,9 @@ async def test_an_agent_that_cannot_start_says_why(
     stage = Stage(standin, tmp_path)
     nowhere = ClusterAccess(kubeconfig=tmp_path / "none")
     with pytest.raises(ClusterError, match="does not exist"):
-        await run_agent(stage.settings(access=nowhere), mover)
+        await run_agent(stage.settings(access=nowhere), Movers(mover, mover))
     with pytest.raises(UsageError, match="--metrics-address"):
-        await run_agent(stage.settings(metrics_address=("192.0.2.1", 1)), mover)
+        await run_agent(stage.settings(metrics_address=("192.0.2.1", 1)), Movers(mover, mover))
     standin.stop()
     with pytest.raises(ClusterError, match="cannot be reached"):
-        await run_agent(stage.settings(startup_seconds=0.01), mover)
+        await run_agent(stage.settings(startup_seconds=0.01), Movers(mover, mover))

@@ -11,13 +11,13 @@ import pytest
 
 from agent.cluster import patches, paths
 from agent.cluster.client import Kube
-from agent.cluster.pvb import PLURAL, parse
+from agent.cluster.order import Order, OrderKind, parse
 from agent.cluster.status import discover
 from agent.cluster.watch import Pace, Watcher
 from agent.errors import ApiError, ClusterError
 from tests.cluster.scene import (
-    NODE,
     Ledger,
+    backups_of,
     connection,
     create_pvb,
     desk,
@@ -45,7 +45,7 @@ def subresource(request: pytest.FixtureRequest, api_server: ApiServer) -> bool:
 @contextlib.asynccontextmanager
 async def watching(kube: Kube, server: ApiServer, pace: Pace) -> AsyncIterator[tuple[Any, Ledger]]:
     ledger = Ledger()
-    watcher = Watcher(kube, paths.velero(server.namespace, PLURAL), NODE, ledger, pace)
+    watcher = Watcher(kube, backups_of(server), ledger, pace)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(watcher.run())
         try:
@@ -59,7 +59,7 @@ class TestClaim:
         self, api_server: ApiServer, subresource: bool
     ) -> None:
         async with connection(api_server) as kube:
-            assert await discover(kube) is subresource
+            assert await discover(kube) == (frozenset(OrderKind) if subresource else frozenset())
 
     async def test_a_claim_writes_owner_phase_and_start_together(
         self, api_server: ApiServer, subresource: bool
@@ -67,7 +67,7 @@ class TestClaim:
         name = create_pvb(api_server)["metadata"]["name"]
         async with connection(api_server) as kube:
             table = desk(kube, api_server, owner(), subresource=subresource)
-            seen = await table.read(name)
+            seen = await table.read(Order(name=name))
             assert seen is not None
             won = await table.claim(seen)
         assert won is not None
@@ -82,7 +82,7 @@ class TestClaim:
     ) -> None:
         seen = create_pvb(api_server)
         name = seen["metadata"]["name"]
-        path = api_server.path(PLURAL, name)
+        path = api_server.path(OrderKind.BACKUP.plural, name)
         api_server.patch(path, {"metadata": {"labels": {"changed": "yes"}}})
         async with connection(api_server) as kube:
             table = desk(kube, api_server, owner(), subresource=subresource)
@@ -95,7 +95,7 @@ class TestClaim:
         self, api_server: ApiServer, subresource: bool
     ) -> None:
         seen = create_pvb(api_server, "again")
-        api_server.delete(api_server.path(PLURAL, "again"))
+        api_server.delete(api_server.path(OrderKind.BACKUP.plural, "again"))
         async with connection(api_server) as kube:
             table = desk(kube, api_server, owner(), subresource=subresource)
             assert await table.claim(seen_as(seen)) is None
@@ -110,9 +110,9 @@ class TestClaim:
     ) -> None:
         api_server.apply_velero_crds(status_subresource=True)
         seen = seen_as(create_pvb(api_server))
-        path = paths.velero(api_server.namespace, PLURAL, seen.name)
+        path = paths.velero(api_server.namespace, OrderKind.BACKUP.plural, seen.name)
         async with connection(api_server) as kube:
-            first = parse(await kube.patch(path, patches.owner(seen, owner(1))))
+            first = parse(OrderKind.BACKUP, await kube.patch(path, patches.owner(seen, owner(1))))
             second = desk(kube, api_server, owner(2), subresource=True)
             assert await second.claim(first) is not None
             with pytest.raises(ApiError) as refused:
@@ -133,7 +133,7 @@ class TestClaim:
             assert status["progress"] == {"totalBytes": 100, "bytesDone": 40}
             end = patches.completed("ab" * 32, 100, "/host_pods/x", "1 entry was left out: a")
             # Velero has written to the object meanwhile; that must neither fail nor be undone.
-            path = api_server.path(PLURAL, seen.name)
+            path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch(path, {"metadata": {"labels": {"velero": "was-here"}}})
             assert await table.finish(reported, end, until=never)
             # Once more is harmless, and a late report changes nothing.
@@ -162,7 +162,7 @@ class TestClaim:
             table = desk(kube, api_server, owner(), subresource=subresource)
             claimed = await table.claim(seen)
             assert claimed is not None
-            path = api_server.path(PLURAL, seen.name)
+            path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch_status(path, {"phase": "Failed", "message": "by Velero"})
             end = patches.completed("ab" * 32, 1, "/p")
             assert not await table.finish(claimed, end, until=never)
@@ -187,9 +187,9 @@ class TestClaim:
             won: set[str] = set()
             async with connection(api_server) as kube:
                 table = desk(kube, api_server, owner(number), subresource=subresource)
-                page = await kube.list(paths.velero(api_server.namespace, PLURAL))
+                page = await kube.list(paths.velero(api_server.namespace, OrderKind.BACKUP.plural))
                 for item in page.items:
-                    claimed = await table.claim(parse(item))
+                    claimed = await table.claim(parse(OrderKind.BACKUP, item))
                     if claimed is not None:
                         won.add(claimed.name)
             return won
@@ -198,7 +198,7 @@ class TestClaim:
             agents = [tasks.create_task(agent(number)) for number in (1, 2)]
         first, second = (task.result() for task in agents)
         assert not first & second
-        stored = api_server.list(api_server.path(PLURAL))["items"]
+        stored = api_server.list(api_server.path(OrderKind.BACKUP.plural))["items"]
         assert all(item["status"]["phase"] == "InProgress" for item in stored)
         for number, won in ((1, first), (2, second)):
             mark = f'"attempt":"try-{number}"'
@@ -221,7 +221,7 @@ class TestWatch:
             await until(lambda: ledger.lists == [["before"]], "the list")
             create_pvb(api_server, "after")
             await until(lambda: ("changed", "after") in ledger.events, "the new object")
-            api_server.delete(api_server.path(PLURAL, "before"))
+            api_server.delete(api_server.path(OrderKind.BACKUP.plural, "before"))
             await until(lambda: ("deleted", "before") in ledger.events, "the deletion")
             assert watcher.progress_at is not None
 
@@ -245,8 +245,10 @@ class TestWatch:
         for number in range(8):
             create_pvb(api_server, f"page-{number}")
         async with connection(api_server) as kube:
-            page = await kube.list(paths.velero(api_server.namespace, PLURAL))
-        assert sorted(parse(item).name for item in page.items) == [f"page-{n}" for n in range(8)]
+            page = await kube.list(paths.velero(api_server.namespace, OrderKind.BACKUP.plural))
+        assert sorted(parse(OrderKind.BACKUP, item).name for item in page.items) == [
+            f"page-{n}" for n in range(8)
+        ]
         assert page.resource_version
 
     async def test_a_restart_of_the_server_loses_nothing(self, api_server: ApiServer) -> None:
@@ -276,8 +278,7 @@ class TestWatch:
             ledger = Ledger()
             if isinstance(api_server, StandinServer):
                 api_server.faults.compact()
-            path = paths.velero(api_server.namespace, PLURAL)
-            watcher = Watcher(source, path, NODE, ledger, QUICK)
+            watcher = Watcher(source, backups_of(api_server), ledger, QUICK)
             assert await watcher.iterate() >= 0
             assert watcher.counts.ends == {"expired": 1}
             short = dataclasses.replace(QUICK, server_seconds=(1.0, 1.0), chance=lambda a, b: b)
@@ -308,9 +309,9 @@ class Aged:
 class TestRequests:
     async def test_a_created_object_is_returned(self, api_server: ApiServer) -> None:
         api_server.apply_velero_crds()
-        path = paths.velero(api_server.namespace, PLURAL)
+        path = paths.velero(api_server.namespace, OrderKind.BACKUP.plural)
         async with connection(api_server) as kube:
-            made = parse(await kube.create(path, pvb_object("made")))
+            made = parse(OrderKind.BACKUP, await kube.create(path, pvb_object("made")))
             with pytest.raises(ApiError) as twice:
                 await kube.create(path, pvb_object("made"))
         assert made.uid
@@ -331,4 +332,4 @@ class TestRequests:
 
 
 def seen_as(obj: Any) -> Any:
-    return parse(json.dumps(obj).encode())
+    return parse(OrderKind.BACKUP, json.dumps(obj).encode())

@@ -7,6 +7,7 @@ from agent.cluster import claim
 from agent.cluster.claim import (
     Abandon,
     AskOwner,
+    AskPod,
     Cancel,
     Claim,
     FailAtOnce,
@@ -16,16 +17,18 @@ from agent.cluster.claim import (
     Policy,
     Standing,
     View,
+    Wait,
     decide,
 )
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.site import HERE, Site, Where
 
 US = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="second")
 EARLIER = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="first")
 OTHER = Owner(node="n1", pod="agent-a", pod_uid="pod-1", attempt="other")
 POLICY = Policy()
 
-NEW = Pvb(
+NEW = Order(
     name="b-1",
     namespace="velero",
     uid="u",
@@ -39,7 +42,7 @@ NEW = Pvb(
 )
 
 
-def but(**changes: object) -> Pvb:
+def but(**changes: object) -> Order:
     return msgspec.structs.replace(NEW, **changes)
 
 
@@ -50,7 +53,7 @@ DEAD = View(owner_alive=False)
 
 
 @pytest.mark.parametrize(
-    ("pvb", "view", "expected"),
+    ("order", "view", "expected"),
     [
         (NEW, IDLE, Claim),
         (but(phase="New"), IDLE, Claim),
@@ -91,8 +94,101 @@ DEAD = View(owner_alive=False)
         (but(phase="Prepared"), HELD, Abandon),
     ],
 )
-def test_each_observation_leads_to_one_decision(pvb: Pvb, view: View, expected: type) -> None:
-    assert type(decide(pvb, US, POLICY, view)) is expected
+def test_each_observation_leads_to_one_decision(order: Order, view: View, expected: type) -> None:
+    assert type(decide(order, US, POLICY, view)) is expected
+
+
+RESTORE = but(
+    kind=OrderKind.RESTORE,
+    node="",
+    wanted_snapshot="ab" * 32,
+    source_namespace="shop",
+    restore_uid="r",
+)
+
+
+def restore_but(**changes: object) -> Order:
+    return msgspec.structs.replace(RESTORE, **changes)
+
+
+WAITING = Site(Where.WAITING, "it does not run yet")
+ELSEWHERE = Site(Where.ELSEWHERE, "it runs on node n2")
+LOST = Site(Where.LOST, "the pod was deleted")
+ASK = Site(Where.ASK)
+
+
+@pytest.mark.parametrize(
+    ("order", "view", "expected"),
+    [
+        (RESTORE, View(site=HERE), Claim),
+        (RESTORE, View(site=WAITING), Wait),
+        (RESTORE, View(site=ELSEWHERE), Ignore),
+        (RESTORE, View(site=LOST), FailAtOnce),
+        (RESTORE, View(site=ASK), AskPod),
+        (restore_but(phase="Completed"), View(site=ASK), Ignore),
+        (restore_but(phase="Prepared"), View(site=HERE), Ignore),
+        # What can never be done is said before the pod is ready, but by its own node.
+        (restore_but(uploader_type="kopia"), View(site=WAITING), FailAtOnce),
+        (restore_but(uploader_type="kopia"), View(site=ELSEWHERE), Ignore),
+        (restore_but(wanted_snapshot=""), View(site=WAITING), FailAtOnce),
+        (restore_but(wanted_snapshot="latest"), View(site=HERE), FailAtOnce),
+        (restore_but(wanted_snapshot="ab"), View(site=HERE), FailAtOnce),
+        (restore_but(wanted_snapshot="5a" * 16), View(site=HERE), FailAtOnce),
+        (restore_but(wanted_snapshot="5a" * 4), View(site=HERE), Claim),
+        (restore_but(cancel=True), View(site=WAITING), FailAtOnce),
+        (restore_but(cancel=True), View(site=ELSEWHERE), Ignore),
+        (restore_but(defect="spec.pod.uid missing"), View(site=LOST), FailAtOnce),
+        # A restore that a dead agent left is begun anew while its pod waits, and only then.
+        (restore_but(phase="InProgress", owner=EARLIER), View(site=HERE), Claim),
+        (restore_but(phase="InProgress", owner=US), View(site=HERE), Claim),
+        (restore_but(phase="InProgress", owner=EARLIER), View(site=WAITING), Wait),
+        (restore_but(phase="InProgress", owner=EARLIER), View(site=LOST), FailOrphan),
+        (restore_but(phase="InProgress", owner=EARLIER), View(site=ELSEWHERE), Ignore),
+        (restore_but(phase="InProgress", owner=EARLIER, cancel=True), View(site=HERE), FailOrphan),
+        (restore_but(phase="InProgress", owner=OTHER), View(site=HERE), AskOwner),
+        (
+            restore_but(phase="InProgress", owner=OTHER),
+            View(owner_alive=True, site=LOST),
+            Ignore,
+        ),
+        (
+            restore_but(phase="InProgress", owner=OTHER),
+            View(owner_alive=False, site=HERE),
+            Claim,
+        ),
+        (restore_but(phase="InProgress"), View(site=HERE), FailOrphan),
+        # In progress by this process.
+        (restore_but(phase="InProgress", owner=US), View(held=True, site=HERE), Ignore),
+        (restore_but(phase="InProgress", owner=US), View(held=True, site=WAITING), Ignore),
+        (restore_but(phase="InProgress", owner=US), View(held=True, site=ELSEWHERE), Ignore),
+        (restore_but(phase="InProgress", owner=US), View(held=True, site=LOST), Cancel),
+        (restore_but(phase="InProgress", owner=OTHER), View(held=True, site=HERE), Abandon),
+    ],
+)
+def test_each_observation_of_a_restore_leads_to_one_decision(
+    order: Order, view: View, expected: type
+) -> None:
+    assert type(decide(order, US, POLICY, view)) is expected
+
+
+@pytest.mark.parametrize(
+    "order",
+    [restore_but(uploader_type="kopia"), restore_but(wanted_snapshot="5a" * 16)],
+    ids=["type", "id"],
+)
+def test_a_restore_of_another_format_is_told_where_its_data_would_be(order: Order) -> None:
+    decision = decide(order, US, POLICY, View(site=HERE))
+    assert isinstance(decision, FailAtOnce)
+    assert "kopia/shop in BackupStorageLocation default" in decision.message
+    assert "Velero's own node-agent restores it" in decision.message
+
+
+def test_a_restore_that_cannot_be_begun_anew_tells_both_stories() -> None:
+    orphan = restore_but(phase="InProgress", owner=EARLIER)
+    decision = decide(orphan, US, POLICY, View(site=LOST))
+    assert isinstance(decision, FailOrphan)
+    assert "the pod was deleted" in decision.message
+    assert "look at the volume" in decision.message
 
 
 def test_both_tables_answer_every_pair_of_standing_and_hold() -> None:
@@ -110,8 +206,8 @@ def test_a_type_that_is_not_taken_fails_with_the_settings_name() -> None:
 
 def test_a_type_that_is_not_taken_can_be_left_alone_even_when_it_is_canceled() -> None:
     policy = Policy(other_types="ignore")
-    for pvb in (but(uploader_type="kopia"), but(uploader_type="kopia", cancel=True)):
-        assert isinstance(decide(pvb, US, policy, IDLE), Ignore)
+    for order in (but(uploader_type="kopia"), but(uploader_type="kopia", cancel=True)):
+        assert isinstance(decide(order, US, policy, IDLE), Ignore)
 
 
 def test_kopia_is_claimed_once_it_is_taken() -> None:

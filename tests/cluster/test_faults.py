@@ -10,11 +10,21 @@ import pytest
 from agent.cluster import patches, paths
 from agent.cluster.client import Kube, Patience
 from agent.cluster.credentials import KubeconfigCredentials
-from agent.cluster.pvb import PLURAL, parse
+from agent.cluster.order import OrderKind, parse
 from agent.cluster.watch import Pace, Watcher
 from agent.demo.apiserver.faults import Cut
 from agent.errors import ApiError
-from tests.cluster.scene import NODE, Ledger, connection, create_pvb, desk, owner, read_pvb, until
+from tests.cluster.scene import (
+    NODE,
+    Ledger,
+    backups_of,
+    connection,
+    create_pvb,
+    desk,
+    owner,
+    read_pvb,
+    until,
+)
 from tests.support.apiservers import StandinServer
 
 
@@ -41,10 +51,10 @@ class TestRetries:
         log: list[float] = []
         standin.faults.throttle(1, retry_after_seconds=7, method="GET")
         standin.faults.throttle(1, retry_after_seconds=3, method="PATCH")
-        seen = parse(json.dumps(create_pvb(standin)).encode())
+        seen = parse(OrderKind.BACKUP, json.dumps(create_pvb(standin)).encode())
         async with connection(standin, noting(log)) as kube:
             table = desk(kube, standin, owner(), subresource=False)
-            assert await table.read(seen.name)
+            assert await table.read(seen)
             assert await table.claim(seen)
         assert log == [7.0, 3.0]
 
@@ -53,11 +63,11 @@ class TestRetries:
     ) -> None:
         log: list[float] = []
         name = create_pvb(standin)["metadata"]["name"]
-        path = paths.velero(standin.namespace, PLURAL, name)
+        path = paths.velero(standin.namespace, OrderKind.BACKUP.plural, name)
         async with connection(standin, noting(log)) as kube:
             standin.faults.html_error(502, 2, method="GET")
             standin.faults.reset(2, method="GET")  # the first hits a kept connection: aiohttp's own
-            assert parse(await kube.get(path)).name == name
+            assert parse(OrderKind.BACKUP, await kube.get(path)).name == name
             assert log == [0.4, 0.8, 1.6]
             standin.faults.html_error(502, method="PATCH")
             with pytest.raises(ApiError) as refused:
@@ -99,10 +109,10 @@ class TestRetries:
 
         kube = await Compacting.connect(KubeconfigCredentials(Path(standin.kubeconfig)))
         try:
-            page = await kube.list(paths.velero(standin.namespace, PLURAL))
+            page = await kube.list(paths.velero(standin.namespace, OrderKind.BACKUP.plural))
         finally:
             await kube.close()
-        names = sorted(parse(item).name for item in page.items)
+        names = sorted(parse(OrderKind.BACKUP, item).name for item in page.items)
         assert names == ["p-0", "p-1", "p-2", "p-late"]
         assert kube.compacted
 
@@ -126,7 +136,7 @@ class TestLostReplies:
         self, standin: StandinServer, subresource: bool
     ) -> None:
         standin.apply_velero_crds(status_subresource=subresource)
-        seen = parse(json.dumps(create_pvb(standin)).encode())
+        seen = parse(OrderKind.BACKUP, json.dumps(create_pvb(standin)).encode())
         standin.faults.lose_reply(path="/status" if subresource else "")
         async with connection(standin) as kube:
             won = await desk(kube, standin, owner(), subresource=subresource).claim(seen)
@@ -139,7 +149,7 @@ class TestLostReplies:
         self, standin: StandinServer, subresource: bool
     ) -> None:
         standin.apply_velero_crds(status_subresource=subresource)
-        seen = parse(json.dumps(create_pvb(standin)).encode())
+        seen = parse(OrderKind.BACKUP, json.dumps(create_pvb(standin)).encode())
         standin.faults.reset(method="PATCH", path="/status" if subresource else "")
         async with connection(standin) as kube:
             assert await desk(kube, standin, owner(), subresource=subresource).claim(seen) is None
@@ -149,7 +159,7 @@ class TestLostReplies:
         self, standin: StandinServer, subresource: bool
     ) -> None:
         standin.apply_velero_crds(status_subresource=subresource)
-        seen = parse(json.dumps(create_pvb(standin)).encode())
+        seen = parse(OrderKind.BACKUP, json.dumps(create_pvb(standin)).encode())
         async with connection(standin) as kube:
             table = desk(kube, standin, owner(), subresource=subresource)
             claimed = await table.claim(seen)
@@ -165,7 +175,7 @@ class TestLostReplies:
         self, standin: StandinServer, subresource: bool
     ) -> None:
         standin.apply_velero_crds(status_subresource=subresource)
-        seen = parse(json.dumps(create_pvb(standin)).encode())
+        seen = parse(OrderKind.BACKUP, json.dumps(create_pvb(standin)).encode())
         async with connection(standin) as kube:
             table = desk(kube, standin, owner(), subresource=subresource)
             claimed = await table.claim(seen)
@@ -181,7 +191,7 @@ class TestWatchFaults:
         async with connection(standin) as kube:
             watcher = watcher_on(kube, standin, Ledger(), pace(log, healthy_seconds=0.0))
             watcher._version, watcher._relist_at = "1", float("inf")
-            standin.faults.throttle(1, retry_after_seconds=9, path=PLURAL)
+            standin.faults.throttle(1, retry_after_seconds=9, path=OrderKind.BACKUP.plural)
             assert await watcher.iterate() == 9.0
         assert watcher.counts.ends == {"http 429": 1}
 
@@ -264,13 +274,13 @@ class TestWatchFaults:
             watcher = watcher_on(kube, standin, ledger, once)
             await watcher.iterate()
             assert (watcher.selectable, ledger.lists[-1]) == (False, ["ours", "theirs"])
-            standin.standin.set_selectable(PLURAL, "spec.node")
+            standin.standin.set_selectable(OrderKind.BACKUP.plural, "spec.node")
             await watcher.iterate()
             assert (watcher.selectable, ledger.lists[-1]) == (True, ["ours"])
-            standin.standin.set_selectable(PLURAL)
+            standin.standin.set_selectable(OrderKind.BACKUP.plural)
             await watcher.iterate()
             assert (watcher.selectable, ledger.lists[-1]) == (False, ["ours", "theirs"])
 
 
 def watcher_on(kube: Kube, server: StandinServer, ledger: Ledger, times: Pace) -> Watcher:
-    return Watcher(kube, paths.velero(server.namespace, PLURAL), NODE, ledger, times)
+    return Watcher(kube, backups_of(server), ledger, times)

@@ -108,11 +108,11 @@ def test_a_missing_volume_and_a_host_path_are_refused() -> None:
 
 
 def test_the_pod_must_be_the_one_that_was_meant_and_here() -> None:
-    hostpath.check_pod(pod(), UID, "n1")
+    hostpath.check_pod(pod(), UID, "n1", "backup")
     with pytest.raises(ClusterError, match="has been replaced"):
-        hostpath.check_pod(pod(), "another-uid", "n1")
+        hostpath.check_pod(pod(), "another-uid", "n1", "backup")
     with pytest.raises(ClusterError, match="runs on node 'n1'"):
-        hostpath.check_pod(pod(), UID, "n2")
+        hostpath.check_pod(pod(), UID, "n2", "backup")
 
 
 def test_a_static_pods_directory_is_its_mirror_hash() -> None:

@@ -5,7 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.cluster.location import Files, read_location, repository_prefix, s3_settings
+from agent.cluster.location import (
+    Files,
+    read_location,
+    repository_prefix,
+    require_writable,
+    s3_settings,
+)
 from agent.cluster.objects import BackupStorageLocation
 from agent.errors import ClusterError
 
@@ -79,13 +85,21 @@ def test_a_certificate_and_the_secrets_are_kept_for_the_shell() -> None:
     assert place.not_applied == ("kmsKeyId",)
 
 
+def test_a_read_only_location_takes_no_backups_but_can_be_restored_from() -> None:
+    place = read(accessMode="ReadOnly")
+    assert place.read_only
+    with pytest.raises(ClusterError, match="default is read-only"):
+        require_writable(place)
+    require_writable(read(accessMode="ReadWrite"))
+    require_writable(read())
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
         ({"provider": "azure"}, "stores in S3 only"),
         ({"provider": "gcp", "config": {"s3Url": "https://x"}}, "stores in S3 only"),
         ({"provider": "example.org/other"}, "stores in S3 only"),
-        ({"accessMode": "ReadOnly"}, "read-only"),
         ({"objectStorage": {"bucket": ""}}, "names no bucket"),
         ({"config": {"s3Url": "ftp://x"}}, "s3Url"),
         ({"config": {"s3Url": "https://x/path"}}, "no path"),

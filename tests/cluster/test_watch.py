@@ -1,5 +1,6 @@
 """The watcher over scripted answers, with a clock of the test's own."""
 
+import functools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.cluster.client import Page
-from agent.cluster.watch import Pace, Watcher
+from agent.cluster.order import OrderKind, parse
+from agent.cluster.watch import Collection, Pace, Watcher
 from agent.errors import ApiError, ClusterError
 from tests.cluster.scene import Ledger
 
@@ -72,7 +74,8 @@ class Script:
 def watcher(lists: list[Any], watches: list[Any]) -> tuple[Watcher, Script, Ledger, Time]:
     time, ledger = Time(), Ledger()
     script = Script(time, lists, watches)
-    return Watcher(script, "/pvbs", "n1", ledger, time.pace()), script, ledger, time
+    pvbs = Collection("/pvbs", functools.partial(parse, OrderKind.BACKUP), "spec.node=n1")
+    return Watcher(script, pvbs, ledger, time.pace()), script, ledger, time
 
 
 ONE = ([item("a", "5")], "5")

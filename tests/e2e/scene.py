@@ -76,6 +76,12 @@ class Volume:
     name: str
     claim_uid: str = ""
 
+    @property
+    def reference(self) -> Json:
+        """What Velero's server puts into ``spec.pod``."""
+        about = self.pod["metadata"]
+        return {"kind": "Pod", **{key: about[key] for key in ("namespace", "name", "uid")}}
+
     def fill(self, **files: bytes) -> "Volume":
         for name, content in files.items():
             (self.path / name).write_bytes(content)
@@ -94,11 +100,11 @@ class Scene:
         self.host_pods.mkdir(parents=True)
         self.bucket = s3.make_bucket()
         front = proxy or s3
-        self.s3_url, ca = front.endpoint_url, Path(front.ca)
+        self.s3_url, self._ca = front.endpoint_url, Path(front.ca)
         keys = f"aws_access_key_id={s3.access_key}\naws_secret_access_key={s3.secret_key}\n"
         self.secret("cloud", "file", f"[default]\n{keys}")
         self.secret("velero-repo-credentials", "repository-password", PASSWORD)
-        self.location("default", ca=ca)
+        self.location("default")
 
     def secret(self, name: str, key: str, value: str) -> None:
         data = {key: base64.b64encode(value.encode()).decode()}
@@ -107,7 +113,7 @@ class Scene:
     def location(self, name: str, *, ca: Path | None = None, **changes: Any) -> None:
         """Create a BackupStorageLocation; ``changes`` are bucket, s3Url and the Secret's name."""
         storage = {"bucket": changes.get("bucket", self.bucket), "prefix": "velero/one"}
-        pem = (ca or self.s3.ca).read_bytes()
+        pem = (ca or self._ca).read_bytes()
         spec = {
             "provider": "aws",
             "objectStorage": {**storage, "caCert": base64.b64encode(pem).decode()},
@@ -153,8 +159,11 @@ class Scene:
 
     # -- volumes -------------------------------------------------------------------------------
 
-    def pod(self, volume: Json, node: str = "") -> Json:
+    def pod(self, volume: Json, node: str = "", helper: str = "") -> Json:
+        """Create a pod; ``helper`` names the init container that waits for its data."""
+        waiting = [{"name": helper, "image": "i", "args": [RESTORE_UID]}] if helper else []
         spec = {
+            "initContainers": waiting,
             "nodeName": node or self.node,
             "containers": [{"name": "c", "image": "i"}],
             "volumes": [{"name": "data", **volume}],
@@ -162,10 +171,15 @@ class Scene:
         metadata = {"name": f"db-{next(_numbers)}"}
         return self.server.create(self.server.path("pods"), {"metadata": metadata, "spec": spec})
 
-    def volume(self, kind: str = "csi", *, claim: str = "", node: str = "") -> Volume:
-        """Create a pod with one volume; ``claim`` names an earlier one's claim to use again."""
+    def volume(
+        self, kind: str = "csi", *, claim: str = "", node: str = "", helper: str = ""
+    ) -> Volume:
+        """Create a pod with one volume; ``claim`` names an earlier one's claim to use again.
+
+        ``helper`` names the init container of a pod that waits to be restored.
+        """
         if kind == "emptyDir":
-            pod = self.pod({"emptyDir": {}})
+            pod = self.pod({"emptyDir": {}}, node, helper)
             return self._mounted(pod, "kubernetes.io~empty-dir/data")
         if kind == "inline":
             pod = self.pod({"csi": {"driver": "inline.example.com"}})
@@ -177,7 +191,7 @@ class Scene:
         else:
             made = self.server.get(self._claims(claim)) if claim else self.claim(kind)
             source = {"claimName": made["metadata"]["name"]}
-            pod = self.pod({"persistentVolumeClaim": source}, node)
+            pod = self.pod({"persistentVolumeClaim": source}, node, helper)
         plugin, end = ("nfs", "") if kind == "plain" else ("csi", "/mount")
         directory = f"kubernetes.io~{plugin}/{made['spec']['volumeName']}{end}"
         return self._mounted(pod, directory, made["metadata"]["uid"])
@@ -240,12 +254,7 @@ class Scene:
             },
             "spec": {
                 "node": self.node,
-                "pod": {
-                    "kind": "Pod",
-                    "namespace": pod["namespace"],
-                    "name": pod["name"],
-                    "uid": pod["uid"],
-                },
+                "pod": where.reference,
                 "volume": where.name,
                 "backupStorageLocation": "default",
                 "repoIdentifier": self.identifier,
@@ -257,8 +266,13 @@ class Scene:
         made = self.server.create(self.server.path("podvolumebackups"), body)
         return str(made["metadata"]["name"])
 
+    def path_of(self, name: str) -> str:
+        """Return the path of a backup or restore that this scene has made."""
+        restore = name.startswith(RESTORED)
+        return self.server.path("podvolumerestores" if restore else "podvolumebackups", name)
+
     def read(self, name: str) -> Json:
-        return self.server.get(self.server.path("podvolumebackups", name))
+        return self.server.get(self.path_of(name))
 
     def status(self, name: str) -> Json:
         found: Json = self.read(name).get("status") or {}
@@ -338,4 +352,8 @@ class Scene:
         return done.stdout
 
 
+RESTORE_UID = "2f6b1f2e-3c1d-4d5a-8a77-6d1f1b0c9e55"
+"""The uid of the Restore that every restore of a scene is part of."""
+
+RESTORED = "restored-"
 _SIZE = {"requests": {"storage": "1Gi"}}

@@ -15,13 +15,14 @@ from typing import Any, cast
 import pytest
 
 from agent.cancel import CancelToken
-from agent.cluster.assignment import Assignment
-from agent.cluster.backup import Backup, Bench, Result, Shutdown
+from agent.cluster.assignment import Assignment, BackupAssignment, Movers
 from agent.cluster.mover import move
+from agent.cluster.order import Order, Owner
 from agent.cluster.patches import Final
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.restorer import give_back
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk
+from agent.cluster.work import Bench, Result, Shutdown, Work
 from agent.demo.apiserver import Standin
 from agent.errors import ClusterError, RepositoryLocked
 from agent.monitor import Monitor
@@ -133,13 +134,14 @@ class TestTheRepository:
         assert (outcome.size_bytes, outcome.problems, outcome.message) == (7, 0, "")
 
 
-def _assignment(scene: Scene, volume: Volume) -> Assignment:
+def _assignment(scene: Scene, volume: Volume) -> BackupAssignment:
     metadata = volume.pod["metadata"]
-    return Assignment(
+    return BackupAssignment(
         name="nightly-1",
         namespace=scene.server.namespace,
         uid="uid",
         volume_path=volume.path,
+        location="default",
         storage=scene.settings("bad/locked"),
         repository=scene.identifier_of("bad/locked"),
         password=PASSWORD,
@@ -298,7 +300,7 @@ class _Desk:
     def __init__(self) -> None:
         self.ends: list[Final] = []
 
-    async def finish(self, _pvb: Pvb, end: Final, *, until: Callable[[], float]) -> bool:
+    async def finish(self, _pvb: Order, end: Final, *, until: Callable[[], float]) -> bool:
         assert until() > 0
         self.ends.append(end)
         return True
@@ -307,7 +309,7 @@ class _Desk:
 async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
     """An error that escaped here would end the agent and everything it works on."""
 
-    async def broken(_pvb: Pvb) -> Assignment:
+    async def broken(_pvb: Order) -> Assignment:
         raise FileNotFoundError("a bug")
 
     desk, clock = _Desk(), Clock()
@@ -315,12 +317,13 @@ async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
         desk=cast(StatusDesk, desk),
         us=Owner(),
         prepare=broken,
-        mover=move,
+        movers=Movers(move, give_back),
+        look_up=cast(Any, None),
         owner_alive=cast(Any, None),
         clock=clock,
         shutdown=Shutdown(clock, 1.0),
     )
-    assert await Backup(Pvb(name="nightly-1"), bench).run() is Result.FAILED
+    assert await Work(Order(name="nightly-1"), bench).run() is Result.FAILED
     (end,) = desk.ends
     assert end.phase == "Failed"
     assert "internal error FileNotFoundError: a bug; report this" in end.message

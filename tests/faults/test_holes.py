@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from agent.cluster import patches
+from agent.cluster.order import OrderKind, parse
 from agent.cluster.patches import Final
-from agent.cluster.pvb import parse
 from agent.entry import Entry, Kind
 from agent.monitor import Monitor
 from agent.transfer import folders, job
 from agent.transfer.folders import LIST_STEP, Assembly, Folder
 from tests.cluster.scene import pvb_object
-from tests.cluster.test_pvb import as_bytes
+from tests.cluster.test_order import as_bytes
 from tests.transfer.running import Bench
 
 GIB = 1 << 30
@@ -74,7 +74,7 @@ def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
 
 
 def test_sizes_beyond_a_signed_64_bit_number_do_not_make_a_status_that_is_refused() -> None:
-    pvb = parse(as_bytes(pvb_object("b-1")))
+    pvb = parse(OrderKind.BACKUP, as_bytes(pvb_object("b-1")))
     end = Final("Completed", "", "id", "/path", 1 << 64)
     assert patches.final(pvb, end, "now")["status"]["progress"]["bytesDone"] == INT64_MAX
     sent = patches.progress(pvb, 1 << 65, 1 << 64)["status"]["progress"]

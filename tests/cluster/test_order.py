@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cluster import patches
-from agent.cluster.pvb import OWNER, Owner, Pvb, owner_text, parse
+from agent.cluster.order import OWNER, Order, OrderKind, Owner, owner_text, parse
 from agent.errors import ClusterError
-from tests.cluster.scene import pvb_object
+from tests.cluster.scene import pvb_object, pvr_object
 
 
 def as_bytes(obj: Any) -> bytes:
@@ -27,7 +27,7 @@ def test_a_velero_object_is_read_whole() -> None:
         "labels": {"velero.io/pvc-uid": "claim-uid"},
     }
     obj["status"] = {"phase": "InProgress", "startTimestamp": "2026-01-01T00:00:00Z"}
-    pvb = parse(as_bytes(obj))
+    pvb = parse(OrderKind.BACKUP, as_bytes(obj))
     assert (pvb.name, pvb.uid, pvb.resource_version) == ("b-1", "x", "5")
     assert (pvb.node, pvb.pod_name, pvb.volume) == ("node-1", "db-0", "data")
     assert pvb.owner == us
@@ -36,6 +36,39 @@ def test_a_velero_object_is_read_whole() -> None:
     assert pvb.cancel
     assert pvb.started == "2026-01-01T00:00:00Z"
     assert not pvb.defect
+
+
+def test_a_restore_is_read_whole() -> None:
+    pvr = parse(OrderKind.RESTORE, as_bytes(pvr_object("r-1", cancel=True)))
+    assert (pvr.kind, pvr.name, pvr.node) == (OrderKind.RESTORE, "r-1", "")
+    assert (pvr.pod_namespace, pvr.pod_name, pvr.pod_uid) == ("app", "db-0", "pod-uid-1")
+    assert (pvr.wanted_snapshot, pvr.snapshot_id) == ("5a" * 32, "")
+    assert (pvr.source_namespace, pvr.restore_uid) == ("app", "restore-uid")
+    assert pvr.cancel
+    assert not pvr.defect
+
+
+@pytest.mark.parametrize(
+    ("owners", "uid"),
+    [
+        ([{"uid": "first"}, {"uid": "controller", "controller": True}], "controller"),
+        ([{"uid": "first", "controller": False}, {"uid": "second"}], "first"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_restores_uid_is_the_controllers_or_the_first_owners(owners: Any, uid: str) -> None:
+    obj = pvr_object("r-1")
+    obj["metadata"]["ownerReferences"] = owners
+    pvr = parse(OrderKind.RESTORE, as_bytes(obj))
+    assert pvr.restore_uid == uid
+    assert ("ownerReferences" in pvr.defect) is (not uid)
+
+
+def test_a_restore_without_repository_must_say_whose_namespace_it_was() -> None:
+    neither = pvr_object("r-1", repoIdentifier="", sourceNamespace=None)
+    assert "sourceNamespace" in parse(OrderKind.RESTORE, as_bytes(neither)).defect
+    assert not parse(OrderKind.RESTORE, as_bytes(pvr_object("r", sourceNamespace=None))).defect
 
 
 @pytest.mark.parametrize(
@@ -49,20 +82,22 @@ def test_a_velero_object_is_read_whole() -> None:
     ],
 )
 def test_a_malformed_object_keeps_its_node_and_says_what_is_wrong(spec: Any, word: str) -> None:
-    pvb = parse(as_bytes({"metadata": {"name": "b", "uid": "x"}, "spec": spec}))
+    pvb = parse(OrderKind.BACKUP, as_bytes({"metadata": {"name": "b", "uid": "x"}, "spec": spec}))
     assert (pvb.name, pvb.node) == ("b", "n1")
     assert word in pvb.defect
 
 
 def test_a_malformed_object_keeps_its_phase() -> None:
     body = {"metadata": {"name": "b"}, "spec": {"node": 7}, "status": {"phase": "Completed"}}
-    pvb = parse(as_bytes(body))
+    pvb = parse(OrderKind.BACKUP, as_bytes(body))
     assert pvb.final
     assert pvb.node == ""
 
 
 def test_a_status_that_cannot_be_read_counts_as_final() -> None:
-    pvb = parse(as_bytes({"metadata": {"name": "b"}, "spec": {"node": "n"}, "status": 3}))
+    pvb = parse(
+        OrderKind.BACKUP, as_bytes({"metadata": {"name": "b"}, "spec": {"node": "n"}, "status": 3})
+    )
     assert pvb.final
     assert pvb.defect
 
@@ -70,12 +105,12 @@ def test_a_status_that_cannot_be_read_counts_as_final() -> None:
 @pytest.mark.parametrize("mark", ["", "no json", "[]", '{"node": 5}'])
 def test_a_damaged_owner_mark_is_an_unknown_owner(mark: str) -> None:
     body = {"metadata": {"name": "b", "annotations": {OWNER: mark}}, "spec": {}}
-    assert parse(as_bytes(body)).owner == Owner()
+    assert parse(OrderKind.BACKUP, as_bytes(body)).owner == Owner()
 
 
 def test_an_object_without_metadata_is_refused() -> None:
     with pytest.raises(ClusterError, match="without metadata"):
-        parse(b'{"metadata": 5}')
+        parse(OrderKind.BACKUP, b'{"metadata": 5}')
 
 
 json_values = st.recursive(
@@ -89,17 +124,19 @@ json_values = st.recursive(
 
 @given(spec=json_values, status=json_values)
 def test_whatever_spec_and_status_hold_the_name_can_be_read(spec: Any, status: Any) -> None:
-    pvb = parse(as_bytes({"metadata": {"name": "b"}, "spec": spec, "status": status}))
+    pvb = parse(
+        OrderKind.BACKUP, as_bytes({"metadata": {"name": "b"}, "spec": spec, "status": status})
+    )
     assert pvb.name == "b"
 
 
 @given(body=st.binary(max_size=60))
 def test_bytes_that_are_no_object_raise_only_our_error(body: bytes) -> None:
     with contextlib.suppress(ClusterError):
-        assert isinstance(parse(body), Pvb)
+        assert isinstance(parse(OrderKind.BACKUP, body), Order)
 
 
-SEEN = Pvb(name="b", uid="x", resource_version="5")
+SEEN = Order(name="b", uid="x", resource_version="5")
 NOW = "2026-01-02T03:04:05Z"
 
 
@@ -129,7 +166,7 @@ def test_a_completed_state_has_every_field_and_exact_progress() -> None:
 
 
 def test_a_failed_state_names_no_snapshot_because_velero_would_restore_it() -> None:
-    started = Pvb(name="b", uid="x", resource_version="5", started="earlier")
+    started = Order(name="b", uid="x", resource_version="5", started="earlier")
     assert patches.final(started, patches.failed("why"), NOW)["status"] == {
         "phase": "Failed",
         "completionTimestamp": NOW,

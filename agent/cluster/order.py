@@ -1,21 +1,43 @@
-"""A PodVolumeBackup as the agent sees it: the few fields that it reads, flat and typed.
+"""An order: a PodVolumeBackup or a PodVolumeRestore as the agent sees it, flat and typed.
 
-Objects are written by others, so reading one never fails: what does not fit becomes ``defect``,
-a sentence for the operator, while name, uid and version are kept so that the object can be
-answered. Fields: velero.md sections 1.1 to 1.3.
+Only the few fields that the agent reads are kept. Objects are written by others, so reading one
+never fails: what does not fit becomes ``defect``, a sentence for the operator, while name, uid
+and version are kept so that the object can be answered. Fields: velero.md sections 1.1 to 1.3
+and 7.
 """
+
+import enum
+from typing import TypeVar
 
 import msgspec
 
 from agent.errors import ClusterError
 
-PLURAL = "podvolumebackups"
 OWNER = "podlift.io/owner"
 """The annotation that carries a claim."""
 
 PVC_UID_LABEL = "velero.io/pvc-uid"
 
+T = TypeVar("T")
+
 FINAL_PHASES = frozenset({"Completed", "Failed", "Canceled"})
+
+
+class OrderKind(enum.Enum):
+    """Which of Velero's two kinds an order is; the value is its ``kind``."""
+
+    BACKUP = "PodVolumeBackup"
+    RESTORE = "PodVolumeRestore"
+
+    @property
+    def plural(self) -> str:
+        """Return the name of its collection."""
+        return f"{self.value.lower()}s"
+
+    @property
+    def noun(self) -> str:
+        """Return what it asks for in one word: backup, or restore."""
+        return self.name.lower()
 
 
 class Owner(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -27,9 +49,15 @@ class Owner(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     attempt: str = ""
 
 
-class Pvb(msgspec.Struct, frozen=True, kw_only=True):
-    """One observed PodVolumeBackup. Missing strings are ``""``; times are RFC 3339 text."""
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One observed object. Missing strings are ``""``; times are RFC 3339 text.
 
+    ``node``, ``tags`` and ``snapshot_id`` (what its status says) are a backup's alone;
+    ``wanted_snapshot``, ``source_namespace`` and ``restore_uid`` (the Restore's that it is part
+    of) a restore's.
+    """
+
+    kind: OrderKind = OrderKind.BACKUP
     name: str = ""
     namespace: str = ""
     uid: str = ""
@@ -47,6 +75,9 @@ class Pvb(msgspec.Struct, frozen=True, kw_only=True):
     uploader_type: str = ""
     tags: dict[str, str] = {}
     pvc_uid: str = ""
+    wanted_snapshot: str = ""
+    source_namespace: str = ""
+    restore_uid: str = ""
     cancel: bool = False
     phase: str = ""
     started: str = ""
@@ -59,6 +90,16 @@ class Pvb(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether nobody will work on it any more."""
         return self.phase in FINAL_PHASES
 
+    @property
+    def pod(self) -> str:
+        """Return the pod in words."""
+        return f"pod {self.pod_namespace}/{self.pod_name}"
+
+
+class _OwnerReference(msgspec.Struct):
+    uid: str = ""
+    controller: bool | None = None
+
 
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str = ""
@@ -69,6 +110,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
     deletion_timestamp: str | None = None
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    owner_references: list[_OwnerReference] | None = None
 
 
 class _PodReference(msgspec.Struct):
@@ -85,6 +127,8 @@ class _Spec(msgspec.Struct, rename="camel"):
     repo_identifier: str | None = None
     uploader_type: str | None = None
     tags: dict[str, str] | None = None
+    snapshot_id: str = msgspec.field(default="", name="snapshotID")
+    source_namespace: str = ""
     cancel: bool | None = None
 
 
@@ -105,17 +149,21 @@ class _NodeOnly(msgspec.Struct):
     node: str = ""
 
 
+class _PodOnly(msgspec.Struct):
+    pod: _PodReference = msgspec.field(default_factory=_PodReference)
+
+
 class _Sketch(msgspec.Struct):
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
     spec: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
 
 
-def parse(body: bytes | msgspec.Raw) -> Pvb:
+def parse(kind: OrderKind, body: bytes | msgspec.Raw) -> Order:
     """Read one object; raises ``ClusterError`` only if it has no usable metadata."""
     try:
-        return _flat(msgspec.json.decode(body, type=_Whole))
+        return _flat(kind, msgspec.json.decode(body, type=_Whole))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return _sketch(body, str(error))
+        return _sketch(kind, body, str(error))
 
 
 def owner_text(owner: Owner) -> str:
@@ -123,9 +171,11 @@ def owner_text(owner: Owner) -> str:
     return msgspec.json.encode(owner).decode()
 
 
-def _flat(whole: _Whole) -> Pvb:
+def _flat(kind: OrderKind, whole: _Whole) -> Order:
     metadata, spec, status = whole.metadata, whole.spec, whole.status or _Status()
-    return Pvb(
+    restore_uid = _restore_uid(metadata)
+    return Order(
+        kind=kind,
         name=metadata.name,
         namespace=metadata.namespace,
         uid=metadata.uid,
@@ -143,16 +193,19 @@ def _flat(whole: _Whole) -> Pvb:
         uploader_type=spec.uploader_type or "",
         tags=spec.tags or {},
         pvc_uid=(metadata.labels or {}).get(PVC_UID_LABEL, ""),
+        wanted_snapshot=spec.snapshot_id,
+        source_namespace=spec.source_namespace,
+        restore_uid=restore_uid,
         cancel=bool(spec.cancel),
         phase=status.phase or "",
         started=status.start_timestamp or "",
         snapshot_id=status.snapshot_id or "",
         message=status.message or "",
-        defect=_missing(spec),
+        defect=_missing(kind, spec, restore_uid),
     )
 
 
-def _missing(spec: _Spec) -> str:
+def _missing(kind: OrderKind, spec: _Spec, restore_uid: str) -> str:
     values = {
         "spec.pod.name": spec.pod.name,
         "spec.pod.namespace": spec.pod.namespace,
@@ -160,8 +213,17 @@ def _missing(spec: _Spec) -> str:
         "spec.volume": spec.volume,
         "spec.backupStorageLocation": spec.backup_storage_location,
     }
+    if kind is OrderKind.RESTORE:
+        values["metadata.ownerReferences[].uid"] = restore_uid
+        values["spec.sourceNamespace"] = spec.source_namespace or spec.repo_identifier or ""
     missing = [name for name, value in values.items() if not value]
     return f"{', '.join(missing)} missing" if missing else ""
+
+
+def _restore_uid(metadata: _Metadata) -> str:
+    """Return the uid that the restore helper waits for (velero.md section 7, step 3)."""
+    owners = metadata.owner_references or [_OwnerReference()]
+    return next((owner.uid for owner in owners if owner.controller), owners[0].uid)
 
 
 def _owner(metadata: _Metadata) -> Owner | None:
@@ -174,18 +236,17 @@ def _owner(metadata: _Metadata) -> Owner | None:
         return Owner()
 
 
-def _sketch(body: bytes | msgspec.Raw, reason: str) -> Pvb:
+def _sketch(kind: OrderKind, body: bytes | msgspec.Raw, reason: str) -> Order:
     try:
         sketch = msgspec.json.decode(body, type=_Sketch)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ClusterError(f"the API server sent an object without metadata: {error}") from None
-    try:
-        node = msgspec.json.decode(sketch.spec, type=_NodeOnly).node
-    except msgspec.MsgspecError:
-        node = ""
+    node = _readable(sketch.spec, _NodeOnly).node
+    pod = _readable(sketch.spec, _PodOnly).pod
     status = _sketched_status(body)
     metadata = sketch.metadata
-    return Pvb(
+    return Order(
+        kind=kind,
         name=metadata.name,
         namespace=metadata.namespace,
         uid=metadata.uid,
@@ -193,9 +254,20 @@ def _sketch(body: bytes | msgspec.Raw, reason: str) -> Pvb:
         deleting=metadata.deletion_timestamp is not None,
         owner=_owner(metadata),
         node=node,
+        pod_name=pod.name,
+        pod_namespace=pod.namespace,
+        pod_uid=pod.uid,
         phase=status.phase or "",
         defect=reason,
     )
+
+
+def _readable(body: msgspec.Raw, into: type[T]) -> T:
+    """Return what can be read of a part, or nothing of it."""
+    try:
+        return msgspec.json.decode(body, type=into)
+    except msgspec.MsgspecError:
+        return into()
 
 
 class _StatusOnly(msgspec.Struct):

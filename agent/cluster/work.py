@@ -1,8 +1,10 @@
-"""One claimed PodVolumeBackup, from the claim to its final state.
+"""One claimed order, from the claim to its final state.
 
 The bytes move in a thread of their own; here the event loop waits for it, reports progress and
 hears of cancellation. Whatever happens in between, a claim that is still ours ends in exactly
-one final state, which is written until it is stored.
+one final state, which is written until it is stored. There is one exception: a restore that the
+agent's own end interrupts is left as it is, since the next agent begins it anew and its pod
+waits for that; ended as failed, the pod would wait for ever.
 """
 
 import asyncio
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 
 from agent.cancel import CancelToken
 from agent.cluster import claim, patches
-from agent.cluster.assignment import Assignment, Mover, Outcome
+from agent.cluster.assignment import Assignment, BackupAssignment, Movers, Outcome
+from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.progress import LEAST_SECONDS, ProgressRule
-from agent.cluster.pvb import Owner, Pvb
+from agent.cluster.site import HERE, Site
 from agent.cluster.status import Clock, StatusDesk
 from agent.errors import Canceled, ClusterError, PodliftError
 from agent.monitor import Monitor
@@ -33,13 +36,14 @@ RESERVED_SECONDS = 5.0
 
 
 class Result(enum.StrEnum):
-    """How one backup ended, as a metric's label."""
+    """How one order ended, as a metric's label."""
 
     COMPLETED = "completed"
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELED = "canceled"
     LOST = "lost"  # the claim went to somebody else, or the object is gone
+    LEFT = "left"  # to the next agent, by one that was stopped
 
 
 class Shutdown:
@@ -67,40 +71,51 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every backup works with."""
+    """What every order is worked on with.
+
+    ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
+    """
 
     desk: StatusDesk
     us: Owner
-    prepare: Callable[[Pvb], Awaitable[Assignment]]
-    mover: Mover
+    prepare: Callable[[Order], Awaitable[Assignment]]
+    movers: Movers
+    look_up: Callable[[Order], Awaitable[Site]]
     owner_alive: Callable[[Owner], Awaitable[bool]]
     clock: Clock
     shutdown: Shutdown
     tick_seconds: float = LEAST_SECONDS
 
 
-class Backup:
+class Work:
     """Runs once; ``observe`` and ``stop`` may be called at any time on the event loop."""
 
-    def __init__(self, pvb: Pvb, bench: Bench) -> None:
-        self._pvb = pvb
+    def __init__(self, order: Order, bench: Bench) -> None:
+        self._order = order
         self._bench = bench
         self._token = CancelToken()
         self._abandoned = False
+        self._leaving = False
         self.monitor = Monitor()
 
     @property
-    def pvb(self) -> Pvb:
+    def order(self) -> Order:
         """Return the object as it was seen last."""
-        return self._pvb
+        return self._order
 
     def stop(self, reason: str) -> None:
         """Ask the work to end as canceled."""
         self._token.cancel(reason)
 
-    def observe(self, pvb: Pvb) -> None:
-        """Act on a new observation of our own object."""
-        decision = claim.decide(pvb, self._bench.us, claim.Policy(), claim.View(held=True))
+    def shut_down(self, reason: str) -> None:
+        """Ask the work to end because the agent does."""
+        self._leaving = self._order.kind is OrderKind.RESTORE and not self._token.canceled
+        self.stop(reason)
+
+    def observe(self, order: Order, site: Site = HERE) -> None:
+        """Act on a new observation of our own object, or of a restore's pod."""
+        view = claim.View(held=True, site=site)
+        decision = claim.decide(order, self._bench.us, claim.Policy(), view)
         if isinstance(decision, claim.Cancel):
             self.stop(decision.reason)
         elif isinstance(decision, claim.Abandon):
@@ -115,22 +130,25 @@ class Backup:
         """Work on the claimed object and end it; raises ``ClusterError`` if it cannot be ended."""
         end, result = await self._work()
         if self._abandoned:
-            LOG.warning("%s: stopped: %s", self._pvb.name, self._token.reason)
+            LOG.warning("%s: stopped: %s", self._order.name, self._token.reason)
             return Result.LOST
+        if self._leaving and result is Result.CANCELED:
+            LOG.info("%s: left in progress for the next agent", self._order.name)
+            return Result.LEFT
         began = self._bench.clock.monotonic()
         shutdown = self._bench.shutdown
         stored = await self._bench.desk.finish(
-            self._pvb, end, until=lambda: shutdown.deadline() or began + FINAL_SECONDS
+            self._order, end, until=lambda: shutdown.deadline() or began + FINAL_SECONDS
         )
-        LOG.info("%s: %s %s %s", self._pvb.name, end.phase, end.snapshot_id, end.message)
+        LOG.info("%s: %s %s %s", self._order.name, end.phase, end.snapshot_id, end.message)
         return result if stored else Result.LOST
 
     async def claimed(self) -> bool:
         """Try to claim the object; raises ``ClusterError``."""
-        won = await self._bench.desk.claim(self._pvb)
+        won = await self._bench.desk.claim(self._order)
         if won is None:
             return False
-        self._pvb = won
+        self._order = won
         return True
 
     async def _work(self) -> tuple[Final, Result]:
@@ -142,29 +160,34 @@ class Backup:
             if self._token.canceled or isinstance(error, Canceled):
                 reason = self._token.reason or str(error)
                 return patches.failed(f"canceled: {reason}"), Result.CANCELED
-            return patches.failed(f"data path backup failed: {error}"), Result.FAILED
-        if not outcome.snapshot_id:
-            message = "data path backup failed: the data path returned no snapshot; report this"
-            return patches.failed(message), Result.FAILED
-        message = patches.problems_message(outcome.problems, outcome.problem_names, outcome.message)
-        end = patches.completed(
-            outcome.snapshot_id, outcome.size_bytes, assignment.reported_path, message
-        )
+            return self._failed(str(error))
+        if isinstance(assignment, BackupAssignment):
+            if not outcome.snapshot_id:
+                return self._failed("the data path returned no snapshot; report this")
+            message = _problems(outcome, "left out")
+            path, id = assignment.reported_path, outcome.snapshot_id
+            end = patches.completed(id, outcome.size_bytes, path, message)
+        else:
+            end = patches.restored(outcome.size_bytes, _problems(outcome, "not restored in full"))
         return end, Result.PARTIAL if outcome.problems else Result.COMPLETED
+
+    def _failed(self, why: str) -> tuple[Final, Result]:
+        text = f"data path {self._order.kind.noun} failed: {why}"
+        return patches.failed(text), Result.FAILED
 
     async def _prepared(self) -> Assignment:
         try:
-            return await self._bench.prepare(self._pvb)
+            return await self._bench.prepare(self._order)
         except PodliftError:
             raise
         except Exception as error:
-            # The edge of a task: a bug in one backup must not take the others down.
-            LOG.exception("%s: the preparation broke", self._pvb.name)
+            # The edge of a task: a bug in one order must not take the others down.
+            LOG.exception("%s: the preparation broke", self._order.name)
             raise _internal(error) from error
 
     async def _move(self, assignment: Assignment) -> Outcome:
         rule = ProgressRule()
-        running = _in_thread(self._bench.mover, assignment, self.monitor, self._token)
+        running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
@@ -184,15 +207,22 @@ class Backup:
         if report is None:
             return
         try:
-            seen = await self._bench.desk.progress(self._pvb, report.total_bytes, report.done_bytes)
+            seen = await self._bench.desk.progress(
+                self._order, report.total_bytes, report.done_bytes
+            )
         except ClusterError as error:
-            LOG.info("%s: progress was not reported: %s", self._pvb.name, error)
+            LOG.info("%s: progress was not reported: %s", self._order.name, error)
             return
         if seen is None:
-            self.abandon("the PodVolumeBackup was deleted")
+            self.abandon(f"the {self._order.kind.value} was deleted")
             return
-        self._pvb = seen
+        self._order = seen
         self.observe(seen)
+
+
+def _problems(outcome: Outcome, what: str) -> str:
+    names = outcome.problem_names
+    return patches.problems_message(outcome.problems, names, outcome.message, what=what)
 
 
 def _internal(error: Exception) -> ClusterError:
@@ -200,9 +230,9 @@ def _internal(error: Exception) -> ClusterError:
 
 
 def _in_thread(
-    mover: Mover, assignment: Assignment, monitor: Monitor, token: CancelToken
+    movers: Movers, assignment: Assignment, monitor: Monitor, token: CancelToken
 ) -> asyncio.Future[Outcome]:
-    """Start the mover in a daemon thread: a stalled one must not hold up the process's end."""
+    """Start the move in a daemon thread: a stalled one must not hold up the process's end."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Outcome] = loop.create_future()
 
@@ -218,15 +248,15 @@ def _in_thread(
         outcome: Outcome | None = None
         failure: PodliftError | None = None
         try:
-            outcome = mover(assignment, monitor, token)
+            outcome = movers.move(assignment, monitor, token)
         except PodliftError as error:
             failure = error
         except Exception as error:
-            # The edge of a thread: a bug in one backup must not take the others down.
+            # The edge of a thread: a bug in one order must not take the others down.
             LOG.exception("%s: the data path broke", assignment.name)
             failure = _internal(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, outcome, failure)
 
-    threading.Thread(target=work, name=f"backup-{assignment.name}", daemon=True).start()
+    threading.Thread(target=work, name=f"move-{assignment.name}", daemon=True).start()
     return future

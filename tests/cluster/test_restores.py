@@ -1,0 +1,328 @@
+"""Restores through the whole agent, over both API servers; only the data path is a fake."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cancel import CancelToken
+from agent.cluster import controller, pods
+from agent.cluster.assignment import Outcome, RestoreAssignment
+from agent.errors import StorageError
+from agent.monitor import Monitor
+from tests.cluster.scene import NODE, pvr_object, until
+from tests.cluster.test_agent import FakeMover, Running, Stage, agent_on, check_private, raising
+from tests.support.apihandle import ApiServer, Json
+from tests.support.apiservers import StandinServer
+
+RUNNING: Json = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+MARK = '{"node":"node-1","pod":"agent-x","podUid":"gone","attempt":"old"}'
+
+
+class RestoreStage(Stage):
+    """The stage with a pod that waits to be restored."""
+
+    def __init__(self, server: ApiServer, directory: Path) -> None:
+        super().__init__(server, directory)
+        self.waiting, self.target = self.waiting_pod("db-1")
+
+    def waiting_pod(self, name: str, node: str = NODE) -> tuple[Json, Path]:
+        spec = {
+            "nodeName": node,
+            "initContainers": [{"name": "restore-wait", "image": "i"}],
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        }
+        body = {"metadata": {"name": name}, "spec": spec}
+        made = self.server.create(self.server.path("pods"), body)
+        volumes = self.host_pods / made["metadata"]["uid"] / "volumes"
+        target = volumes / "kubernetes.io~empty-dir/data"
+        target.mkdir(parents=True)
+        return made, target
+
+    def helper_is(self, state: Json, phase: str = "Pending") -> None:
+        status = {"name": "restore-wait", "image": "i", "imageID": "", "ready": False}
+        statuses = [{**status, "restartCount": 0, "state": state}]
+        path = self.server.path("pods", "db-1")
+        self.server.patch_status(path, {"phase": phase, "initContainerStatuses": statuses})
+
+    def pvr(self, name: str, **changes: Any) -> Json:
+        metadata = self.waiting["metadata"]
+        pod = {key: metadata[key] for key in ("name", "namespace", "uid")}
+        body = pvr_object(name, **({"pod": pod, "repoIdentifier": "x"} | changes))
+        if "repoIdentifier" not in changes:
+            body["spec"]["repoIdentifier"] = "s3:https://s3.example.org/bucket/velero/restic/app"
+        return self.server.create(self.server.path("podvolumerestores"), body)
+
+    def status(self, name: str) -> Json:
+        plural = "podvolumerestores" if name.startswith("r-") else "podvolumebackups"
+        found: Json = self.server.get(self.server.path(plural, name)).get("status") or {}
+        return found
+
+
+async def ready(running: Running) -> None:
+    await until(lambda: running.agent.port and running.ask("readyz")[0] == 200, "readiness")
+
+
+@pytest.fixture
+def stage(api_server: ApiServer, tmp_path: Path) -> RestoreStage:
+    return RestoreStage(api_server, tmp_path)
+
+
+@pytest.fixture
+def mover() -> FakeMover:
+    return FakeMover()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look a pod that was never seen up at once."""
+    monkeypatch.setattr(pods, "UNSEEN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(pods, "STOPPED_SECONDS", (0.0, 0.0))
+
+
+async def test_a_restore_is_completed_with_every_field(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    stage.pvr("r-1")
+    async with agent_on(stage, mover) as running:
+        await ready(running)
+        assert stage.status("r-1") == {}
+        stage.helper_is(RUNNING)
+        status = await stage.ended("r-1")
+        _, metrics = await asyncio.to_thread(running.ask, "metrics")
+    assert status.pop("startTimestamp") <= status.pop("completionTimestamp")
+    assert status == {
+        "phase": "Completed",
+        "progress": {"totalBytes": 4096, "bytesDone": 4096},
+    }
+    (assignment,) = mover.assignments
+    assert isinstance(assignment, RestoreAssignment)
+    assert assignment.volume_path == stage.target
+    assert assignment.snapshot_id == "5a" * 32
+    assert assignment.done_name == "restore-uid"
+    assert assignment.repository == "s3:https://s3.example.org/bucket/velero/restic/app"
+    assert not assignment.read_only
+    assert "kopia/app in BackupStorageLocation default" in assignment.elsewhere
+    assert assignment.storage.credentials_file is not None
+    check_private(Path(assignment.storage.credentials_file))
+    assert "pass" not in repr(assignment)
+    assert 'podlift_restores_total{result="completed"} 1.0' in metrics
+    assert "podlift_restored_bytes_total 4096.0" in metrics
+    assert "podlift_fetched_bytes_total 4096.0" in metrics
+    assert "podlift_read_bytes_total 0.0" in metrics
+    assert 'podlift_lists_total{resource="pods"} 1.0' in metrics
+    assert 'podlift_backups_total{result="completed"}' not in metrics
+
+
+async def test_problems_are_named_and_the_restore_completes(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    mover.act = lambda *_: Outcome(size_bytes=9, problems=1, problem_names=("f: owner",))
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Completed"
+    assert status["message"] == "1 entry was not restored in full: f: owner"
+
+
+async def test_a_failure_of_the_data_path_fails_the_restore(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    mover.act = raising(StorageError("the bucket is gone"))
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Failed"
+    assert status["message"] == "data path restore failed: the bucket is gone"
+
+
+async def test_a_restore_that_waits_for_its_pod_asks_the_api_server_nothing(
+    standin: StandinServer, tmp_path: Path, mover: FakeMover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "AGAIN_SECONDS", 0.01)
+    stage = RestoreStage(standin, tmp_path)
+    stage.pvr("r-1")
+    stage.pvr("r-2", pod={"name": "db-1", "namespace": standin.namespace, "uid": "x"})
+    async with agent_on(stage, mover) as running:
+        await ready(running)
+        assert "has been replaced" in (await stage.ended("r-2"))["message"]
+        before = len(standin.requests)
+        await until(lambda: running.agent._controller._waits, "the wait")
+        woken = 0
+
+        def dispatched(tasks: asyncio.TaskGroup) -> None:
+            nonlocal woken
+            woken += 1
+            original(tasks)
+
+        original = running.agent._controller.dispatch
+        monkeypatch.setattr(running.agent._controller, "dispatch", dispatched)
+        await until(lambda: woken > 20, "twenty decisions")
+        assert len(standin.requests) == before
+        stage.helper_is(RUNNING)
+        assert (await stage.ended("r-1"))["phase"] == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("pod", "message"),
+    [
+        ({"name": "db-1", "uid": "before"}, "has been replaced"),
+        ({"name": "gone", "uid": "u"}, "does not exist (any more)"),
+        ({"name": "../../secrets", "uid": "u"}, "not a Kubernetes name"),
+        ({"name": "db-1"}, "malformed: spec.pod.uid missing"),
+    ],
+)
+async def test_a_pod_that_is_nobodys_ends_its_restore(
+    stage: RestoreStage, mover: FakeMover, pod: Json, message: str
+) -> None:
+    stage.pvr("r-1", pod={"namespace": stage.server.namespace, **pod})
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Failed"
+    assert message in status["message"]
+    assert not mover.assignments
+
+
+async def test_a_restore_of_another_nodes_pod_is_left_alone_also_when_it_is_canceled(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    made, _ = stage.waiting_pod("far", node="node-2")
+    pod = {key: made["metadata"][key] for key in ("name", "namespace", "uid")}
+    stage.pvr("r-far", pod=pod)
+    stage.pvr("r-stopped", pod=pod, cancel=True)
+    stage.pvr("r-near")
+    stage.helper_is(RUNNING)
+    async with agent_on(stage, mover):
+        assert (await stage.ended("r-near"))["phase"] == "Completed"
+    assert stage.status("r-far") == {}
+    assert stage.status("r-stopped") == {}
+    assert len(mover.assignments) == 1
+
+
+async def test_a_canceled_restore_whose_pod_has_no_node_is_ended_by_anybody(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    made, _ = stage.waiting_pod("pending", node="")
+    pod = {key: made["metadata"][key] for key in ("name", "namespace", "uid")}
+    stage.pvr("r-1", pod=pod, cancel=True)
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert status["message"] == "canceled: spec.cancel was set before the restore began"
+
+
+async def test_a_stopped_agent_leaves_its_restore_and_the_next_completes_it(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    mover.go_on.clear()
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover) as running:
+        first = await stage.phase("r-1", "InProgress")
+        await until(lambda: mover.running == 1, "the mover")
+        running.stop.set()
+        await until(lambda: mover.running == 0, "the stop")
+    assert stage.status("r-1") == first
+    mover.go_on.set()
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Completed"
+    assert status["startTimestamp"] == first["startTimestamp"]
+    assert len(mover.assignments) == 2
+
+
+@pytest.mark.parametrize("subresource", [False, True], ids=["main", "status"])
+async def test_what_a_dead_agent_left_is_claimed_again_through_either_door(
+    api_server: ApiServer, tmp_path: Path, mover: FakeMover, subresource: bool
+) -> None:
+    stage = RestoreStage(api_server, tmp_path)
+    if subresource:
+        locations = api_server.list(api_server.path("backupstoragelocations"))["items"]
+        api_server.apply_velero_crds("v1.17.2", status_subresource=True)
+        metadata = {"name": locations[0]["metadata"]["name"]}
+        api_server.create(
+            api_server.path("backupstoragelocations"),
+            {**_kind, "metadata": metadata, "spec": locations[0]["spec"]},
+        )
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    path = api_server.path("podvolumerestores", "r-1")
+    api_server.patch(path, {"metadata": {"annotations": {"podlift.io/owner": MARK}}})
+    api_server.patch_status(path, {"phase": "InProgress"})
+    async with agent_on(stage, mover, pod_name="agent-y", pod_uid="new"):
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Completed"
+    assert len(mover.assignments) == 1
+
+
+_kind = {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation"}
+
+
+async def test_backups_and_restores_share_the_room(stage: RestoreStage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    stage.helper_is(RUNNING)
+    for number in range(2):
+        stage.pvb(f"b-{number}")
+        stage.pvr(f"r-{number}")
+    names = ["b-0", "b-1", "r-0", "r-1"]
+    async with agent_on(stage, mover, concurrency=3):
+        await until(lambda: mover.running == 3, "three movers")
+        phases = [stage.status(name).get("phase") for name in names]
+        assert phases.count("InProgress") == 3
+        mover.go_on.set()
+        for name in names:
+            assert (await stage.ended(name))["phase"] == "Completed"
+    assert mover.most_running == 3
+
+
+async def test_a_volume_whose_pod_has_gone_on_since_the_watch_saw_it_is_not_touched(
+    standin: StandinServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = RestoreStage(standin, tmp_path)
+    stage.helper_is(RUNNING)
+    async with agent_on(stage, mover) as running:
+        await ready(running)
+        seen = dict(running.agent._controller.pods._pods)
+        running.agent._controller.pods.changed = lambda pod: None  # type: ignore[method-assign]
+        stage.helper_is({"terminated": {"exitCode": 0}}, phase="Running")
+        assert seen
+        stage.pvr("r-1")
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Failed"
+    assert "the volume is the pod's now" in status["message"]
+    assert not mover.assignments
+
+
+async def test_cancel_reaches_a_restore_at_work(stage: RestoreStage, mover: FakeMover) -> None:
+    mover.go_on.clear()
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover):
+        await stage.phase("r-1", "InProgress")
+        path = stage.server.path("podvolumerestores", "r-1")
+        stage.server.patch(path, {"spec": {"cancel": True}})
+        status = await stage.ended("r-1")
+    assert (status["phase"], status["message"]) == ("Failed", "canceled: spec.cancel was set")
+
+
+async def test_a_restore_that_comes_to_its_end_is_completed_although_it_was_canceled(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    """The done file is there and the pod starts: to call that failed would be a lie."""
+
+    def act(_assignment: Any, monitor: Monitor, cancel: CancelToken) -> Outcome:
+        while not cancel.canceled:
+            mover.go_on.wait(0.01)
+        return Outcome(size_bytes=5)
+
+    mover.act = act
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover):
+        await until(lambda: mover.running == 1, "the mover")
+        stage.helper_is({"terminated": {"exitCode": 0}}, phase="Running")
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Completed"
