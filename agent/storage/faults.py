@@ -106,6 +106,13 @@ class Faulty:
         yield from self._storage.list(prefix, cancel=cancel)
         _act(after)
 
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the folders, unless a fault is due."""
+        after = self._before("folders", prefix)
+        found = self._storage.folders(prefix, cancel=cancel)
+        _act(after)
+        return found
+
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object, unless a fault is due."""
         after = self._before("delete", key)
