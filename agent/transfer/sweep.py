@@ -23,9 +23,13 @@ default: that is what the grace period is for, counted from the end of the snaps
 also covers a lock that somebody removed, and a storage whose listings lag behind.
 
 Killed in step 5, a sweep leaves a valid repository: garbage that is still there is found again,
-and packs that nobody needs are pruned by every sweep, whether it forgets anything or not.
+and packs that nobody needs are pruned by every sweep, whether it forgets anything or not. Nobody
+watches a sweep, so one that is to act first removes locks that were left behind, as ``podlift
+unlock`` does: whoever lives refreshes a lock every five minutes and writes nothing once that has
+failed for 22.5 (restic-format.md section 16), long before it counts as left behind.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -38,7 +42,10 @@ from agent.repository.forget import remove_snapshots
 from agent.repository.prune import plan_prune, run_prune
 from agent.repository.pruneplan import Figures, PruneOptions
 from agent.repository.repository import Repository
+from agent.repository.unlock import unlock
 from agent.transfer.garbage import Judgement, judge, refuse_doubtful
+
+log = logging.getLogger(__name__)
 
 ReadNeeds = Callable[[CancelToken], Needs]
 """Reads, at this moment, who needs what; raises if any part of that cannot be known."""
@@ -75,6 +82,10 @@ def sweep(
     ``LockLost``, ``StorageError`` and ``Canceled`` may also come in the middle of step 5.
     """
     monitor = Monitor()
+    if options.apply:
+        for lock_found in unlock(repository, cancel):
+            if lock_found.removed:
+                log.warning("removed from %s: %s", repository.place, lock_found.reason)
     wait = options.lock_wait_seconds
     with repository.locked(exclusive=options.apply, wait_seconds=wait, cancel=cancel) as lock:
         snapshots = repository.snapshots(cancel)
