@@ -13,7 +13,7 @@ from typing import Literal, NoReturn
 from agent.cancel import NEVER, CancelToken
 from agent.storage.contract import Buffer, Listed, Storage
 
-Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "delete", "*"]
+Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "folders", "delete", "*"]
 
 
 @dataclasses.dataclass

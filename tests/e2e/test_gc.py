@@ -351,25 +351,24 @@ class TestInterruptions:
     ) -> None:
         scene = proxied.scene
         proxied.delete("monday")
-        proxy.add(reply(503, "SlowDown"), "PUT", f"{scene.prefix}/data/", times=3)
-        volume = scene.volume().fill(large=os.urandom(20 << 20))
+        busy = reply(503, "SlowDown", retry_after="1")
+        proxy.add(busy, "PUT", f"{scene.prefix}/data/", times=1 << 30)
+        volume = proxied.volumes["running"] = scene.volume().fill(large=os.urandom(20 << 20))
         with scene.agent() as agent:
             name = scene.backup(volume, "running")
             scene.under_way(name, agent)
             until(lambda: scene.objects(f"{scene.prefix}/locks/"), "the backup's lock")
-            before = set(scene.objects(f"{scene.prefix}/snapshots/"))
+            before = kept(scene)
             refused = gc(scene, *NOW, "--apply")
-            running = scene.status(name)["phase"] == "InProgress"
-            if running:
-                assert refused.returncode == 11, refused
-                assert "is locked" in refused.stderr
-                assert before <= scene.objects(f"{scene.prefix}/snapshots/").keys()
-            waited = gc(scene, *NOW, "--apply", "--lock-wait", "60", "--json")
-            status = scene.completed(name, agent)
-        (repository,) = found(waited)["repositories"]
-        assert repository["snapshots"]["living"] == 2
-        assert running
-        proxied.ids["running"], proxied.volumes["running"] = status["snapshotID"], volume
+            assert refused.returncode == 11, refused
+            assert "is locked" in refused.stderr
+            assert kept(scene) == before
+            with started(scene, *NOW, "--apply", "--lock-wait", "60", "--json") as waiting:
+                proxy.clear()
+                proxied.ids["running"] = scene.completed(name, agent)["snapshotID"]
+                report = json.loads(waiting.communicate(timeout=90)[0])
+        assert report["repositories"][0]["snapshots"]["living"] == 2
+        assert report["garbage"] == 1
         proxied.assert_restorable(restic, "tuesday", "running")
 
     def test_asked_to_stop_it_gives_the_lock_back(self, proxied: Made, proxy: FaultProxy) -> None:

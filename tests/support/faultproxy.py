@@ -103,6 +103,11 @@ class FaultProxy:
         with self._lock:
             self._rules.append(_Rule(fault, method, path, times, skip))
 
+    def clear(self) -> None:
+        """Give out no fault any more."""
+        with self._lock:
+            self._rules.clear()
+
     def admit(self, request: Request) -> None:
         """Note a request and decide its fault."""
         with self._lock:
