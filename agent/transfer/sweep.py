@@ -17,10 +17,11 @@ long as there is none. Velero writes the bucket's record while the object is sti
 snapshot that is not found in the cluster in step 3 is found in the bucket, or its backup was
 deleted. Steps 3 and 5 cannot be exchanged, nor the two parts of step 3.
 
-Clusters that we cannot see also write into the location, and only the record tells of them. From
-their snapshot to their record goes the rest of their backup, which Velero ends after 4 hours by
-default: that is what the grace period is for, counted from the end of the snapshot's backup. It
-also covers a lock that somebody removed, and a storage whose listings lag behind.
+Other clusters, or another Velero of this one, may also write into the location, and only the
+record tells of them. Between their snapshot and their record lies the rest of their backup, which
+Velero ends after 4 hours by default: that is what the grace period is for, counted from the end
+of the snapshot's own backup. It also covers a lock that somebody removed, and a storage whose
+listings lag behind.
 
 Killed in step 5, a sweep leaves a valid repository: garbage that is still there is found again,
 and packs that nobody needs are pruned by every sweep, whether it forgets anything or not. Nobody

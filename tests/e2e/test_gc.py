@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agent.demo.compare import differences
-from tests.e2e.scene import Scene, Volume, until
+from agent.repository.opening import create_repository
+from agent.storage.opening import open_s3
+from tests.e2e.scene import CHEAP, Scene, Volume, until
 from tests.e2e.test_backup import snapshots
 from tests.e2e.velero import PREFIX, Velero
 from tests.support.apihandle import ApiServer
+from tests.support.apiservers import StandinServer
 from tests.support.faultproxy import Fault, FaultProxy, Kind, reply
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
@@ -209,6 +214,79 @@ class TestTheWholePath:
         (repository,) = found(gc(scene, *NOW, "--apply", "--json"))["repositories"]
         assert [one["id"] for one in repository["garbage"]] == [garbage["id"]]
         assert living["id"] in snapshots(scene, restic)
+
+    def test_a_repository_outside_of_the_location_s_prefix_is_swept_on_demand_only(
+        self, made: Made
+    ) -> None:
+        scene, elsewhere = made.scene, "shared/restic/app"
+        identifier = scene.identifier_of(elsewhere)
+        with scene.agent() as agent:
+            for backup in ("kept", "gone"):
+                volume = scene.volume().fill(a=os.urandom(50_000))
+                name = scene.backup(volume, backup, repoIdentifier=identifier)
+                made.names[backup] = name
+                made.ids[backup] = scene.completed(name, agent)["snapshotID"]
+                made.velero.finish(backup, name)
+        made.delete("gone")
+        report = found(gc(scene, *NOW, "--apply", "--json"))
+        assert report["not_swept"] == [elsewhere]
+        assert report["garbage"] == 0
+        assert len(scene.objects(f"{elsewhere}/snapshots/")) == 2
+        report = found(gc(scene, *NOW, "--apply", "--json", "--outside"))
+        assert report["not_swept"] == []
+        assert report["garbage"] == 1
+        assert f"{elsewhere}/snapshots/{made.ids['kept']}" in scene.objects(f"{elsewhere}/")
+
+    def test_what_is_wrong_with_one_repository_does_not_keep_the_others_from_it(
+        self, made: Made
+    ) -> None:
+        scene, broken = made.scene, f"{PREFIX}/restic/broken"
+        with contextlib.closing(open_s3(scene.settings(broken))) as storage:
+            create_repository(storage, "a password of somebody else", cost=CHEAP)
+        made.delete("monday")
+        done = gc(scene, *NOW, "--apply")
+        assert done.returncode == 12
+        assert f"{broken}: left as it is: the password opens none" in done.stderr
+        assert "done: 1 snapshots forgotten" in done.stdout
+        assert "1 repositories were left as they are" in done.stdout
+        assert len(scene.objects(f"{scene.prefix}/snapshots/")) == 1
+
+    def test_it_says_what_it_sees_in_words(self, made: Made) -> None:
+        gone = made.delete("monday")
+        done = gc(made.scene, *NOW)
+        assert done.returncode == 0
+        assert "shorter than the 4 h" in done.stderr
+        first, repository, garbage, freed, last = done.stdout.splitlines()
+        assert first.startswith("location default (s3:https://")
+        assert "1 backups, 1 snapshots named, 0 PodVolumeBackups under way" in first
+        assert repository.endswith(
+            "/restic/velero-1: 2 snapshots: 1 living, 0 protected by the grace period,"
+            " 0 not made for Velero, 1 garbage"
+        )
+        assert garbage.startswith(f"  garbage  {gone[:8]}  20")
+        assert "backup=monday ns=" in garbage
+        assert garbage.endswith(": backup monday is not in the location any more")
+        assert re.fullmatch(r"  would free [\d.]+ KiB; [\d.]+ KiB would stay", freed)
+        assert last.startswith("dry run, nothing was changed: --apply forgets 1 snapshots")
+
+    def test_it_asks_the_api_server_for_no_more_than_its_role_allows(
+        self, standin: StandinServer, made: Made
+    ) -> None:
+        before = len(standin.requests)
+        found(gc(made.scene, *NOW, "--apply", "--json"))
+        text = (Path(__file__).parents[2] / "deploy/gc.yaml").read_text()
+        (role,) = [d for d in yaml.safe_load_all(text) if d["kind"] == "Role"]
+        rights = {
+            (name, verb) for r in role["rules"] for name in r["resources"] for verb in r["verbs"]
+        }
+        asked = set()
+        for seen in standin.requests[before:]:
+            assert seen.method == "GET", seen
+            plural, _, name = seen.path.partition(f"/namespaces/{standin.namespace}/")[2].partition(
+                "/"
+            )
+            asked.add((plural, "get" if name else "list"))
+        assert asked == rights
 
 
 class TestRefusals:
