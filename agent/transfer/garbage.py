@@ -18,7 +18,10 @@ from agent.needs import Named, Needs
 from agent.repository.snapshot import Snapshot
 
 HOST = "velero"
+"""The host name of every snapshot that Velero's restic made (velero.md section 5.5)."""
+
 TAGS = frozenset({"backup", "backup-uid", "ns", "pod", "pod-uid", "volume"})
+"""What every PodVolumeBackup has; those of a claim have pvc-uid too (velero.md section 2.2)."""
 
 _HOUR_NS = 3600 * 10**9
 
