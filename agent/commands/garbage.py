@@ -100,7 +100,8 @@ def gc(**options: Any) -> int:
     Each repository is locked for as long as it is swept. Snapshots made by hand stay.
 
     Without --apply nothing is changed. If anything about the backups cannot be read, nothing is
-    changed either, and the exit code is 1.
+    changed either, and the exit code is 1; if that happens between two repositories, the first
+    has been swept and the second has not. A run may be killed at any moment.
 
     \b
     podlift gc --location default            # look

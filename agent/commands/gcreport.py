@@ -84,10 +84,10 @@ class Report:
         self._say(f"  {_freed(figures, self._apply)}")
 
     def failed(self, place: str, error: PodliftError) -> None:
-        """Say why a repository was left as it is."""
+        """Say why a repository was not swept, or not to the end."""
         self._failed += 1
         self._repositories.append({"repository": place, "error": str(error)})
-        click.echo(plain_text(f"{place}: left as it is: {error}"), err=True)
+        click.echo(plain_text(f"{place}: not done: {error}"), err=True)
 
     def end(self, error: PodliftError | None = None) -> None:
         """Say the result; ``error`` is what stopped the run before its end."""
@@ -98,6 +98,9 @@ class Report:
             return
         if error is not None:
             return
+        if not self._repositories:
+            self._say("there is no repository in it, so there is nothing to do")
+            return
         size = size_text(self._freed)
         if self._apply:
             self._say(f"done: {self._garbage} snapshots forgotten, {size} freed")
@@ -107,7 +110,7 @@ class Report:
                 f" frees {size}"
             )
         if self._failed:
-            self._say(f"{self._failed} repositories were left as they are, see above")
+            self._say(f"{self._failed} repositories were not done, see above")
 
     def _name(self, judged: list[Judged]) -> None:
         for one in judged[:NAMED]:

@@ -95,6 +95,9 @@ def sweep(
         judgement = judge(snapshots, needs, options.now_ns(), grace_ns, prefix)
         refuse_doubtful(judgement, needs, prefix, empty_location=options.empty_location)
         garbage = judgement.garbage
+        log.info(
+            "%s: %d of %d snapshots are garbage", repository.place, len(garbage), len(snapshots)
+        )
         ignored = frozenset(snapshot.id for snapshot in garbage)
         plan = plan_prune(repository, PruneOptions(ignored=ignored), monitor, cancel)
         if options.apply:

@@ -246,9 +246,9 @@ class TestTheWholePath:
         made.delete("monday")
         done = gc(scene, *NOW, "--apply")
         assert done.returncode == 12
-        assert f"{broken}: left as it is: the password opens none" in done.stderr
+        assert f"{broken}: not done: the password opens none" in done.stderr
         assert "done: 1 snapshots forgotten" in done.stdout
-        assert "1 repositories were left as they are" in done.stdout
+        assert "1 repositories were not done" in done.stdout
         assert len(scene.objects(f"{scene.prefix}/snapshots/")) == 1
 
     def test_it_says_what_it_sees_in_words(self, made: Made) -> None:
@@ -287,6 +287,13 @@ class TestTheWholePath:
             )
             asked.add((plural, "get" if name else "list"))
         assert asked == rights
+
+    def test_a_location_without_a_repository_has_nothing_to_do(self, standin_scene: Scene) -> None:
+        done = gc(standin_scene, "--apply")
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1] == (
+            "there is no repository in it, so there is nothing to do"
+        )
 
 
 class TestRefusals:

@@ -104,7 +104,7 @@ class FaultProxy:
             self._rules.append(_Rule(fault, method, path, times, skip))
 
     def clear(self) -> None:
-        """Give out no fault any more."""
+        """Let every request pass from now on."""
         with self._lock:
             self._rules.clear()
 
