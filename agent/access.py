@@ -92,7 +92,7 @@ def _password_in(path: Path) -> str:
     return password
 
 
-def _cache_dir() -> Path | None:
+def person_cache_dir() -> Path | None:
     """Return where a person's caches go; a user id without a home works without one."""
     try:
         return default_cache_dir()
@@ -114,7 +114,7 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--cache-dir",
         type=click.Path(path_type=Path, readable=False),
-        default=_cache_dir,
+        default=person_cache_dir,
         help="Where to keep a copy of the index; may be deleted at any time. [~/.cache/podlift]",
     )
     @click.option(

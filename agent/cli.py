@@ -17,6 +17,7 @@ from agent.commands import (
     backups,
     checks,
     dumps,
+    garbage,
     listing,
     repairs,
     restores,
@@ -101,5 +102,6 @@ for _command in (
     retention.prune,
     retention.unlock,
     repairs.repair,
+    garbage.gc,
 ):
     podlift.add_command(_command)

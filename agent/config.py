@@ -60,6 +60,19 @@ class AgentSettings:
     credentials_file: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """What a command needs that acts on a location of the cluster once, without being an agent.
+
+    ``cache_dir`` None means no cache.
+    """
+
+    namespace: str = "velero"
+    access: ClusterAccess = field(default_factory=ClusterAccess)
+    cache_dir: Path | None = None
+    credentials_file: Path | None = None
+
+
 ENVIRONMENT = {
     "node_name": "NODE_NAME",
     "namespace": "VELERO_NAMESPACE",
@@ -88,14 +101,7 @@ def agent_settings(
     Option names are the keys of ``ENVIRONMENT``. Raises ``UsageError``.
     """
     source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
-    unknown = sorted(set(options) - set(ENVIRONMENT))
-    if unknown:
-        raise UsageError(f"there is no option {', '.join(unknown)}")
-    given = {
-        name: value
-        for name, variable in ENVIRONMENT.items()
-        if (value := options.get(name) or source.get(variable, "").strip())
-    }
+    given = _given(options, source)
     defaults = AgentSettings(node_name=given.get("node_name", ""))
     if not defaults.node_name:
         raise UsageError(
@@ -119,6 +125,35 @@ def agent_settings(
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
         credentials_file=_optional_path(given, "credentials_file"),
     )
+
+
+def cluster_settings(
+    options: Mapping[str, str | None], environ: Mapping[str, str] | None = None
+) -> ClusterSettings:
+    """Make the settings of a one-shot command from the agent's options of the same names.
+
+    Raises ``UsageError``.
+    """
+    source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
+    given = _given(options, source)
+    return ClusterSettings(
+        namespace=given.get("namespace", ClusterSettings().namespace),
+        access=_access(given, source),
+        cache_dir=_optional_path(given, "cache_dir"),
+        credentials_file=_optional_path(given, "credentials_file"),
+    )
+
+
+def _given(options: Mapping[str, str | None], source: Mapping[str, str]) -> dict[str, str]:
+    """Return what was given, by option name: the command line wins over the environment."""
+    unknown = sorted(set(options) - set(ENVIRONMENT))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}")
+    return {
+        name: value
+        for name, variable in ENVIRONMENT.items()
+        if (value := options.get(name) or source.get(variable, "").strip())
+    }
 
 
 def repository_password(environ: Mapping[str, str] | None = None) -> str | None:

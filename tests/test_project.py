@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agent.commands import garbage
 from agent.config import ENVIRONMENT, AgentSettings
 from tests.support.requirements import missing
 
@@ -174,6 +175,94 @@ class TestManifest:
         lines = (ROOT / "deploy/daemonset.yaml").read_text().splitlines()
         verbs = [line for line in lines if re.match(r" {6}- [a-z]+(\s|$)", line)]
         assert len(verbs) == sum(len(rule["verbs"]) for rule in rules)
+        assert [line for line in verbs if " # " not in line] == []
+
+
+@pytest.fixture(scope="module")
+def gc_documents() -> dict[str, dict[str, Any]]:
+    text = (ROOT / "deploy/gc.yaml").read_text()
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+@pytest.fixture(scope="module")
+def gc_pod(gc_documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return dict(gc_documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+
+
+class TestGarbageManifest:
+    """A job that looks until it is told to act, with no right more than looking takes."""
+
+    TEXT = ROOT / "deploy/gc.yaml"
+
+    def test_it_runs_weekly_and_never_twice_at_a_time(
+        self, gc_documents: dict[str, dict[str, Any]], gc_pod: dict[str, Any]
+    ) -> None:
+        spec = gc_documents["CronJob"]["spec"]
+        assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", spec["schedule"])
+        assert spec["concurrencyPolicy"] == "Forbid"
+        assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
+        assert gc_pod["restartPolicy"] == "Never"
+
+    def test_everything_of_it_belongs_together_in_one_namespace(
+        self, gc_documents: dict[str, dict[str, Any]], gc_pod: dict[str, Any]
+    ) -> None:
+        assert gc_documents.keys() == {"ServiceAccount", "Role", "RoleBinding", "CronJob"}
+        assert {d["metadata"]["namespace"] for d in gc_documents.values()} == {"velero"}
+        account = gc_documents["ServiceAccount"]["metadata"]["name"]
+        binding = gc_documents["RoleBinding"]
+        assert [s["name"] for s in binding["subjects"]] == [account]
+        assert binding["roleRef"]["name"] == gc_documents["Role"]["metadata"]["name"]
+        assert gc_pod["serviceAccountName"] == account
+
+    def test_it_only_looks_until_a_mark_is_taken_away(self, gc_pod: dict[str, Any]) -> None:
+        (container,) = gc_pod["containers"]
+        assert "--apply" not in container["args"]
+        lines = [line.strip() for line in self.TEXT.read_text().splitlines()]
+        assert "# - --apply" in lines
+
+    def test_the_command_takes_its_arguments_with_and_without_the_mark(
+        self, gc_pod: dict[str, Any]
+    ) -> None:
+        (container,) = gc_pod["containers"]
+        command, *arguments = container["args"]
+        assert command == garbage.gc.name
+        for more in ([], ["--apply"]):
+            with garbage.gc.make_context(command, [*arguments, *more]) as context:
+                assert context.params["apply"] == bool(more)
+                assert context.params["grace_seconds"] == 72 * 3600
+        assert {v["name"] for v in container["env"]} <= set(ENVIRONMENT.values())
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert mounts.keys() == {volume["name"] for volume in gc_pod["volumes"]}
+        assert f"--cache-dir={mounts['cache']['mountPath']}" in arguments
+        assert mounts["tmp"]["mountPath"] == "/tmp"
+
+    def test_it_is_nobody_and_can_write_nothing_but_its_cache(self, gc_pod: dict[str, Any]) -> None:
+        (container,) = gc_pod["containers"]
+        assert gc_pod["securityContext"]["runAsNonRoot"] is True
+        assert gc_pod["securityContext"]["runAsUser"] > 0
+        assert gc_pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        context = container["securityContext"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["privileged"] is False
+        assert container["resources"]["limits"]["memory"]
+        assert not any("hostPath" in volume for volume in gc_pod["volumes"])
+
+    def test_it_may_only_read_and_each_right_says_what_it_is_for(
+        self, gc_documents: dict[str, dict[str, Any]]
+    ) -> None:
+        rules = gc_documents["Role"]["rules"]
+        rights = {(name, verb) for r in rules for name in r["resources"] for verb in r["verbs"]}
+        assert rights == {
+            ("podvolumebackups", "list"),
+            ("backupstoragelocations", "get"),
+            ("secrets", "get"),
+        }
+        assert all("resourceNames" in rule for rule in rules if "secrets" in rule["resources"])
+        lines = self.TEXT.read_text().splitlines()
+        verbs = [line for line in lines if re.match(r" {6}- (get|list)\s", line)]
+        assert len(verbs) == len(rights)
         assert [line for line in verbs if " # " not in line] == []
 
 

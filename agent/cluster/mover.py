@@ -12,11 +12,9 @@ from agent.cluster.assignment import BackupAssignment, Outcome
 from agent.monitor import Monitor
 from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
+from agent.transfer.garbage import HOST
 from agent.transfer.job import Request, require_volume, run_backup
 from agent.transfer.parent import by_tags
-
-HOST = "velero"
-"""The host name of every snapshot that Velero's restic made (velero.md section 5.5)."""
 
 LOCK_WAIT_SECONDS = 30 * 60
 """How long a backup waits for a prune; a prune of a large repository takes as long."""

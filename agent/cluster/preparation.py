@@ -7,7 +7,6 @@ again: nothing is written into a volume whose pod has gone on.
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,16 +16,15 @@ import msgspec
 from agent.cluster import hostpath, location, objects, paths
 from agent.cluster.assignment import Assignment, BackupAssignment, RestoreAssignment
 from agent.cluster.claim import elsewhere
-from agent.cluster.client import T, decode
-from agent.cluster.location import Files, Location
+from agent.cluster.client import decode
+from agent.cluster.location import Location
 from agent.cluster.order import Order, OrderKind
-from agent.cluster.secrets import Getter, PrivateFiles, repository_password, secret_value
+from agent.cluster.places import Places, read_object
+from agent.cluster.secrets import Getter, PrivateFiles, repository_password
 from agent.cluster.site import Site, Where, site_of
 from agent.cluster.watch import Source
 from agent.config import AgentSettings
 from agent.errors import ApiError, ClusterError
-
-LOG = logging.getLogger(__name__)
 
 
 class Reader(Source, Getter, Protocol):
@@ -39,15 +37,15 @@ class Preparation:
     def __init__(self, api: Reader, settings: AgentSettings, files: PrivateFiles) -> None:
         self._api = api
         self._settings = settings
-        self._files = files
+        self._places = Places(api, settings.namespace, settings.credentials_file, files)
 
     async def assignment(self, order: Order) -> Assignment:
         """Return all that is needed to move the volume; raises ``ClusterError``."""
         path, pvc_uid = await self._volume(order)
-        place = await self._location(order.location)
+        place = await self._places.location(order.location)
         namespace, make = _kind_of_assignment(order, place, path)
         prefix = location.repository_prefix(place, order.repo_identifier, namespace)
-        files = await self._location_files(place)
+        files = await self._places.files(place)
         storage = location.s3_settings(place, prefix, files, self._settings.upload_workers)
         return make(
             name=order.name,
@@ -75,7 +73,7 @@ class Preparation:
 
     async def _pod(self, order: Order) -> objects.Pod:
         path = paths.core(order.pod_namespace, "pods", paths.checked(order.pod_name, "pod"))
-        return await self._object(path, objects.Pod, order.pod)
+        return await read_object(self._api, path, objects.Pod, order.pod)
 
     async def _volume(self, order: Order) -> tuple[Path, str]:
         """Return the volume's directory, and the uid of its claim ("" without one)."""
@@ -101,9 +99,10 @@ class Preparation:
         what = f"PersistentVolumeClaim {namespace}/{source.claim}"
         name = paths.checked(source.claim, "PersistentVolumeClaim")
         path = paths.core(namespace, "persistentvolumeclaims", name)
-        claim = await self._object(path, objects.Claim, what)
+        claim = await read_object(self._api, path, objects.Claim, what)
         volume_name = hostpath.check_claim(claim, source)
-        volume = await self._object(
+        volume = await read_object(
+            self._api,
             paths.persistent_volume(volume_name),
             objects.PersistentVolume,
             f"PersistentVolume {volume_name}",
@@ -115,52 +114,6 @@ class Preparation:
                 decode(item, objects.Named, "a CSIDriver").metadata.name for item in page.items
             }
         return hostpath.claimed_directory(volume, claim, drivers), claim.metadata.uid
-
-    async def _location(self, name: str) -> Location:
-        what = f"BackupStorageLocation {self._settings.namespace}/{name}"
-        checked = paths.checked(name, "BackupStorageLocation")
-        path = paths.velero(self._settings.namespace, "backupstoragelocations", checked)
-        place = location.read_location(
-            name, await self._object(path, objects.BackupStorageLocation, what)
-        )
-        if place.not_applied:
-            LOG.warning(
-                "%s sets %s, which podlift does not apply yet: the bucket's defaults are used",
-                what,
-                ", ".join(place.not_applied),
-            )
-        return place
-
-    async def _location_files(self, place: Location) -> Files:
-        namespace = self._settings.namespace
-        use = f"of BackupStorageLocation {place.name}"
-        credentials = place.credentials_file or self._default_credentials()
-        if place.credential is not None:
-            value = await secret_value(
-                self._api, namespace, place.credential, f"the credentials {use}"
-            )
-            credentials = await self._files.write(value, ".credentials")
-        pem = place.ca_pem
-        if place.ca_secret is not None and place.ca_secret.name:
-            pem = await secret_value(
-                self._api, namespace, place.ca_secret, f"the CA certificate {use}"
-            )
-        bundle = await self._files.ca_bundle(pem) if pem.strip() else None
-        return Files(credentials=credentials, ca_bundle=bundle)
-
-    def _default_credentials(self) -> Path | None:
-        """Return the mounted credentials file; clusters with web identity have none."""
-        file = self._settings.credentials_file
-        return file if file is not None and file.is_file() else None
-
-    async def _object(self, path: str, into: type[T], what: str) -> T:
-        try:
-            body = await self._api.get(path)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            raise ClusterError(f"{what} does not exist (any more)") from error
-        return decode(body, into, what)
 
 
 def _kind_of_assignment(

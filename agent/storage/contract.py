@@ -71,6 +71,12 @@ class Storage(Protocol):
     def list(self, prefix: str, *, cancel: CancelToken = NEVER) -> Iterator[Listed]:
         """Yield every object whose key starts with ``prefix``, in no promised order."""
 
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return, sorted, what keys have between ``prefix`` and the next slash.
+
+        ``prefix`` is "" or ends in a slash. Costs no more for folders that hold many objects.
+        """
+
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object; removing what is not there is not an error."""
 

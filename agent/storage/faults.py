@@ -13,7 +13,7 @@ from typing import Literal, NoReturn
 from agent.cancel import NEVER, CancelToken
 from agent.storage.contract import Buffer, Listed, Storage
 
-Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "delete", "*"]
+Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "folders", "delete", "*"]
 
 
 @dataclasses.dataclass
@@ -105,6 +105,13 @@ class Faulty:
         after = self._before("list", prefix)
         yield from self._storage.list(prefix, cancel=cancel)
         _act(after)
+
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the folders, unless a fault is due."""
+        after = self._before("folders", prefix)
+        found = self._storage.folders(prefix, cancel=cancel)
+        _act(after)
+        return found
 
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object, unless a fault is due."""

@@ -33,6 +33,13 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def check_folder(prefix: str) -> str:
+    """Return ``prefix`` if it is "" or the whole name of a folder, with its slash."""
+    if prefix and not prefix.endswith("/"):
+        raise StorageError(f"{prefix!r} names no folder of this storage: it must end in a slash")
+    return check_prefix(prefix)
+
+
 def check_range(key: str, offset: int, length: int) -> None:
     """Raise ``StorageError`` for a range that no object can have."""
     if offset < 0 or length < 0:

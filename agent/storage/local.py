@@ -20,7 +20,14 @@ from typing import NoReturn, TypeVar
 from agent.cancel import NEVER, CancelToken
 from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError
 from agent.storage.contract import Buffer, Listed
-from agent.storage.keys import TEMPORARY, check_key, check_prefix, check_range, is_temporary
+from agent.storage.keys import (
+    TEMPORARY,
+    check_folder,
+    check_key,
+    check_prefix,
+    check_range,
+    is_temporary,
+)
 
 T = TypeVar("T")
 
@@ -134,6 +141,16 @@ class LocalStorage:
                         directories.append(key)
                 elif key.startswith(prefix):
                     yield Listed(key, size)
+
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the directories right below ``prefix`` in which there is an object."""
+        check_folder(prefix)
+        if not self._root.is_dir():
+            self._refuse("", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+        inside = self._children(prefix.removesuffix("/"), cancel)
+        names = [key.removeprefix(prefix) for key, size in inside if size is None]
+        held = [n for n in names if any(True for _ in self.list(f"{prefix}{n}/", cancel=cancel))]
+        return tuple(sorted(held))
 
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object, durably; removing what is not there is not an error."""

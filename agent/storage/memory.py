@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agent.cancel import NEVER, CancelToken
 from agent.errors import IntegrityRefused, ObjectMissing, StorageError
 from agent.storage.contract import Buffer, Listed
-from agent.storage.keys import check_key, check_prefix, check_range
+from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 
 
 class MemoryStorage:
@@ -76,6 +76,12 @@ class MemoryStorage:
         for listed in found:
             cancel.check()
             yield listed
+
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the folders right below ``prefix``."""
+        check_folder(prefix)
+        rest = [key.removeprefix(prefix) for key, _ in self.list(prefix, cancel=cancel)]
+        return tuple(sorted({key.partition("/")[0] for key in rest if "/" in key}))
 
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object if it is there."""

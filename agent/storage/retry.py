@@ -135,6 +135,12 @@ class Retrying:
             if (token := page.next_token) is None:
                 return
 
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the folders right below ``prefix``; the whole listing is repeated as a unit."""
+        return self._run(
+            "list", prefix, lambda: self._storage.folders(prefix, cancel=cancel), cancel
+        )
+
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object."""
         self._run("delete", key, lambda: self._storage.delete(key, cancel=cancel), cancel)

@@ -18,7 +18,7 @@ import botocore.exceptions as boto
 from agent.cancel import NEVER, CancelToken
 from agent.errors import ObjectMissing, StorageError, Unreachable
 from agent.storage.contract import Buffer, Listed, Page
-from agent.storage.keys import check_key, check_prefix, check_range
+from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 from agent.storage.s3body import Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
 from agent.storage.s3errors import FAILURES, has_code, refuse
@@ -133,7 +133,7 @@ class S3Storage:
 
     def page(self, prefix: str, token: str | None, *, cancel: CancelToken = NEVER) -> Page:
         """Return one page of a listing, which is what can be retried."""
-        root = f"{self._settings.prefix}/" if self._settings.prefix else ""
+        root = self._root()
         asked: dict[str, Any] = {"Prefix": root + check_prefix(prefix)}
         if token is not None:
             asked["ContinuationToken"] = token
@@ -147,6 +147,23 @@ class S3Storage:
             [Listed(key.removeprefix(root), size) for key, size in pairs],
             answer.get("NextContinuationToken") if answer["IsTruncated"] else None,
         )
+
+    def folders(self, prefix: str, *, cancel: CancelToken = NEVER) -> tuple[str, ...]:
+        """Return the folders right below ``prefix``, as the service groups them."""
+        root = self._root() + check_folder(prefix)
+        asked: dict[str, Any] = {"Prefix": root, "Delimiter": "/"}
+        found: set[str] = set()
+        while True:
+            cancel.check()
+            try:
+                answer = self._client().list_objects_v2(Bucket=self._settings.bucket, **asked)
+            except FAILURES as error:
+                refuse(error, f"list {prefix} in {self._place}", prefix)
+            for group in answer.get("CommonPrefixes", ()):
+                found.add(group["Prefix"].removeprefix(root).removesuffix("/"))
+            if not answer["IsTruncated"]:
+                return tuple(sorted(found))
+            asked["ContinuationToken"] = answer["NextContinuationToken"]
 
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object; removing what is not there is not an error."""
@@ -177,9 +194,11 @@ class S3Storage:
                 self._made = make_client(self._settings)
             return self._made
 
+    def _root(self) -> str:
+        return f"{self._settings.prefix}/" if self._settings.prefix else ""
+
     def _name(self, key: str) -> str:
-        check_key(key)
-        return f"{self._settings.prefix}/{key}" if self._settings.prefix else key
+        return self._root() + check_key(key)
 
     def _send(
         self, key: str, body: Buffer, sha256: bytes | None, cancel: CancelToken, **extra: Any

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import ENVIRONMENT, AgentSettings, agent_settings, repository_password
+from agent.config import (
+    ENVIRONMENT,
+    AgentSettings,
+    agent_settings,
+    cluster_settings,
+    repository_password,
+)
 from agent.errors import UsageError
 
 NODE = {"NODE_NAME": "n1"}
@@ -97,3 +103,24 @@ def test_the_password_of_restic_is_honoured_after_our_own() -> None:
     assert repository_password(both) == "a"
     assert repository_password({"RESTIC_PASSWORD": "b"}) == "b"
     assert repository_password({}) is None
+
+
+def test_a_command_on_a_location_needs_no_node_and_reads_the_agent_s_variables() -> None:
+    environ = {
+        "VELERO_NAMESPACE": "backups",
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "KUBERNETES_SERVICE_PORT": "443",
+        "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
+    }
+    found = cluster_settings({"namespace": None, "cache_dir": "/cache"}, environ)
+    assert found.namespace == "backups"
+    assert found.access.service_host == "10.0.0.1"
+    assert found.credentials_file == Path("/credentials/cloud")
+    assert found.cache_dir == Path("/cache")
+    assert cluster_settings({"namespace": "other"}, environ).namespace == "other"
+    assert cluster_settings({}, {}).cache_dir is None
+
+
+def test_a_command_on_a_location_takes_no_option_that_does_not_exist() -> None:
+    with pytest.raises(UsageError, match="there is no option colour"):
+        cluster_settings({"colour": "red"}, {})

@@ -228,13 +228,14 @@ class Scene:
 
     # -- backups -------------------------------------------------------------------------------
 
-    def backup(self, where: Volume, **changes: Any) -> str:
+    def backup(self, where: Volume, backup: str = "nightly", **changes: Any) -> str:
         """Create a PodVolumeBackup as Velero's server does, and return its name."""
         pod = where.pod["metadata"]
-        labels = {"velero.io/backup-name": "nightly", "velero.io/backup-uid": "b-uid"}
+        uid = f"uid-of-{backup}"
+        labels = {"velero.io/backup-name": backup, "velero.io/backup-uid": uid}
         tags = {
-            "backup": "nightly",
-            "backup-uid": "b-uid",
+            "backup": backup,
+            "backup-uid": uid,
             "ns": pod["namespace"],
             "pod": pod["name"],
             "pod-uid": pod["uid"],
@@ -242,12 +243,12 @@ class Scene:
         }
         if where.claim_uid:
             labels[PVC_UID] = tags["pvc-uid"] = where.claim_uid
-        owner = {"apiVersion": "velero.io/v1", "kind": "Backup", "name": "nightly", "uid": "b-uid"}
+        owner = {"apiVersion": "velero.io/v1", "kind": "Backup", "name": backup, "uid": uid}
         body = {
             "apiVersion": "velero.io/v1",
             "kind": "PodVolumeBackup",
             "metadata": {
-                "generateName": "nightly-",
+                "generateName": f"{backup}-",
                 "labels": labels,
                 "annotations": {"velero.io/pvc-name": "claim"} if where.claim_uid else {},
                 "ownerReferences": [{**owner, "controller": True}],
@@ -339,7 +340,7 @@ class Scene:
 
     # -- judges --------------------------------------------------------------------------------
 
-    def restic(self, restic: Restic, *arguments: str) -> str:
+    def restic(self, restic: Restic, *arguments: str, cwd: Path | None = None) -> str:
         """Call real restic on this scene's repository and return what it says."""
         done = restic.run(
             self.repository,
@@ -347,6 +348,7 @@ class Scene:
             str(self.s3.ca),
             *arguments,
             password=PASSWORD,
+            cwd=cwd,
             env=self.s3.environment(),
         )
         return done.stdout

@@ -197,6 +197,24 @@ class TestEveryStorage:
         with pytest.raises(StorageError, match="is not a key"):
             storage.get_range(key, 0, 1)
 
+    def test_folders_are_what_lies_before_the_next_slash(self, storage: Storage) -> None:
+        for key in ("a/one/x", "a/one/y/z", "a/two/x", "a/file", "ab/three/x", "b c+d/x"):
+            storage.put(key, b"content")
+        assert storage.folders("a/") == ("one", "two")
+        assert storage.folders("a/one/") == ("y",)
+        assert storage.folders("a/two/") == storage.folders("nothing/") == ()
+        assert storage.folders("") == ("a", "ab", "b c+d")
+
+    def test_more_folders_than_a_page_holds_are_all_there(self, storage: Storage) -> None:
+        names = tuple(f"ns-{number:04}" for number in range(1005))
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: storage.put(f"restic/{name}/config", b"."), names))
+        assert storage.folders("restic/") == names
+
+    def test_half_a_name_is_no_folder(self, storage: Storage) -> None:
+        with pytest.raises(StorageError, match="must end in a slash"):
+            storage.folders("a")
+
     def test_a_listing_of_a_foreign_prefix_is_refused(self, storage: Storage) -> None:
         with pytest.raises(StorageError, match="is not a key"):
             list(storage.list("../"))
