@@ -1,13 +1,15 @@
 """A restore beside restic's: the same snapshots, from the same repository, in turns.
 
-Two snapshots: large incompressible files, and many small ones. Each round restores each of them with
-restic and with podlift into new folders of the same file system; wall time is the median over the
-rounds, and what counts is the ratio. Peak memory is the child's own (ru_maxrss). Then one restore
+Three snapshots: large incompressible files, many small ones, and both together, which is what the
+number to hold is about. Each round restores each of them with restic and with podlift into new
+folders of the same file system; wall time is the median over the rounds, and what counts is the
+ratio. Peak memory is the child's own (ru_maxrss). Then one restore
 of each is run inside this process to count what it reads from packs, and that is compared with the
 stored size of exactly the blobs that the snapshot needs.
 
 Nothing is deleted before the end: some file systems (ext4) make the creation of files slow for
-minutes after many were deleted. TMPDIR=/dev/shm takes the disk out of the comparison altogether.
+minutes after many were deleted. TMPDIR=/dev/shm takes the disk out of the comparison altogether;
+give --delete with it, since memory that a virtual machine touches for the first time is slow.
 """
 
 import argparse
@@ -120,8 +122,9 @@ def wanted(source: Reader, root: bytes) -> set[tuple[BlobType, BlobId]]:
 class Stage:
     """A repository with the snapshots to restore, and where to."""
 
-    def __init__(self, folder: Path, restic: str | None) -> None:
+    def __init__(self, folder: Path, restic: str | None, *, delete: bool) -> None:
         self.folder = folder
+        self._delete = delete
         self.repository = folder / "repo"
         self.restic = restic
         self.environ = {**os.environ, "PODLIFT_PASSWORD": PASSWORD, "RESTIC_PASSWORD": PASSWORD}
@@ -137,16 +140,27 @@ class Stage:
         self._targets += 1
         return str(self.folder / f"target-{self._targets}")
 
+    def done_with(self, target: str) -> None:
+        """Remove what was restored, if that is wanted."""
+        if self._delete:
+            shutil.rmtree(target)
+
     def restore_ours(self, snapshot: str) -> tuple[float, float]:
         """Restore with podlift."""
-        return self.podlift("restore", snapshot, "--target", self.target())
+        target = self.target()
+        measured = self.podlift("restore", snapshot, "--target", target)
+        self.done_with(target)
+        return measured
 
     def restore_theirs(self, snapshot: str) -> tuple[float, float]:
         """Restore with restic."""
         assert self.restic is not None
         cache = ["--cache-dir", str(self.folder / "restic-cache"), "--quiet"]
-        where = ["-r", str(self.repository), "restore", snapshot, "--target", self.target()]
-        return run([self.restic, *cache, *where], self.environ)
+        target = self.target()
+        where = ["-r", str(self.repository), "restore", snapshot, "--target", target]
+        measured = run([self.restic, *cache, *where], self.environ)
+        self.done_with(target)
+        return measured
 
 
 def measure(stage: Stage, name: str, snapshot: str, rounds: int) -> bool:
@@ -165,7 +179,9 @@ def measure(stage: Stage, name: str, snapshot: str, rounds: int) -> bool:
         ratio = seconds / beside
         print(f"  restic  {beside:6.2f} s, peak RSS {most:5.0f} MiB; wall ratio {ratio:.2f}")
         held = held and ratio <= WALL
-    fetched, needed = fetched_and_needed(stage.repository, snapshot, Path(stage.target()))
+    target = stage.target()
+    fetched, needed = fetched_and_needed(stage.repository, snapshot, Path(target))
+    stage.done_with(target)
     print(f"  fetched {fetched} bytes of packs for {needed} needed: {fetched / needed:.3f}")
     return held and fetched <= FETCHED * needed
 
@@ -179,6 +195,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=100_000, help="number of small files")
     parser.add_argument("--rounds", type=int, default=3, help="restores of each kind")
     parser.add_argument("--restic", default=shutil.which("restic"), help="which restic")
+    parser.add_argument("--delete", action="store_true", help="remove what each round restored")
     parser.add_argument("--quick", action="store_true", help="128 MiB, 10,000 files, one round")
     options = parser.parse_args()
     large, files, rounds = options.large_mib, options.files, options.rounds
@@ -186,21 +203,23 @@ def main() -> int:
         large, files, rounds = 128, 10_000, 1
     if options.restic is None:
         print("restic is not here (apt-get install restic): our side is measured alone")
-    held = []
     with tempfile.TemporaryDirectory(prefix="podlift-bench-") as name:
-        stage = Stage(Path(name), options.restic)
-        make_large(stage.folder / "large", large)
-        make_small(stage.folder / "small", files)
+        stage = Stage(Path(name), options.restic, delete=options.delete)
+        volume = stage.folder / "volume"
+        volume.mkdir()
+        make_large(volume / "large", large)
+        make_small(volume / "small", files)
         stage.podlift("init")
-        for kind in ("large", "small"):
-            stage.podlift("backup", str(stage.folder / kind))
+        for folder in (volume / "large", volume / "small", volume):
+            stage.podlift("backup", str(folder))
         opened = open_repository(LocalStorage(stage.repository), PASSWORD)
-        first, second = (snapshot.id for snapshot in opened.snapshots())
-        held.append(measure(stage, f"{large} MiB in large files", first, rounds))
-        held.append(measure(stage, f"{files} small files", second, rounds))
+        alone, small, both = (snapshot.id for snapshot in opened.snapshots())
+        measure(stage, f"{large} MiB in large files", alone, rounds)
+        measure(stage, f"{files} small files", small, rounds)
+        held = measure(stage, "both together", both, rounds)
     numbers = f"wall ≤ {WALL} of restic's, RSS ≤ {RSS_MIB} MiB, fetched ≤ {FETCHED} of needed"
-    print(f"Verdict: {'held' if all(held) else 'NOT held'}: {numbers}")
-    return 0 if all(held) else 1
+    print(f"Verdict: {'held' if held else 'NOT held'}: {numbers}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
