@@ -5,10 +5,10 @@ writes. Small additions are kept as tables of their own until there are ``_MERGE
 """
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 from agent.errors import DamagedBlob
-from agent.repository.identity import BlobId, BlobType
+from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import Packs
 from agent.repository.table import Found, Table
 
@@ -23,6 +23,8 @@ class IndexView:
         self._tables: dict[BlobType, tuple[Table, ...]] = {
             type: self._merged(type, [t for t in tables if t.type is type]) for type in BlobType
         }
+
+        self._lost: list[Table] = []
 
     @staticmethod
     def _merged(type: BlobType, tables: list[Table]) -> tuple[Table, ...]:
@@ -41,6 +43,28 @@ class IndexView:
                 if len(small) >= _MERGE_AT:
                     tables = [tables[0], Table.merge(type, small)]
                 self._tables[type] = tuple(tables)
+
+    def drop(self, packs: Container[PackId]) -> int:
+        """Rely no more on what lies in these packs; return how many places of blobs that were."""
+        dropped = 0
+        for type in BlobType:
+            with self._lock:
+                divided = [table.divided(packs) for table in self._tables[type]]
+                self._tables[type] = tuple(kept for kept, _ in divided if len(kept))
+            self._lost += [lost for _, lost in divided if len(lost)]
+            dropped += sum(len(lost) for _, lost in divided)
+        return dropped
+
+    def still_lost(self) -> int:
+        """Return how many of the dropped blobs are known from nowhere else by now."""
+        return len(
+            {
+                (table.type, row[0])
+                for table in self._lost
+                for row in table.rows()
+                if not self.has(table.type, BlobId(row[0]))
+            }
+        )
 
     def has(self, type: BlobType, id: BlobId) -> bool:
         """Tell whether the repository holds this blob."""

@@ -45,12 +45,17 @@ class PackedBlob(msgspec.Struct, frozen=True, gc=False):
     @property
     def entry_bytes(self) -> int:
         """Return the size of this blob's header entry."""
-        return _ZSTD_ENTRY.size if self.plain_length else _PLAIN_ENTRY.size
+        return entry_bytes(self.plain_length)
 
     @property
     def content_bytes(self) -> int:
         """Return the size of the plaintext."""
         return self.plain_length or self.length - OVERHEAD
+
+
+def entry_bytes(plain_length: int) -> int:
+    """Return the size of a blob's header entry; ``plain_length`` is 0 unless it is compressed."""
+    return _ZSTD_ENTRY.size if plain_length else _PLAIN_ENTRY.size
 
 
 def packed_size(blobs: list[PackedBlob]) -> int:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,7 @@ from agent.repository.fetching import Fetch, plan_fetches
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
+from agent.repository.inventory import lost_packs
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects, file_key, names
 from agent.repository.parameters import RepositoryConfig
@@ -38,6 +40,8 @@ ZEROS = bytes(MIN_SIZE)
 """The chunk that a long run of zeros is cut into (restic-format.md section 10)."""
 
 ZEROS_ID = hashlib.sha256(ZEROS).digest()
+
+log = logging.getLogger(__name__)
 
 LOADERS = 4
 """Files fetched at a time when many small ones are needed."""
@@ -216,9 +220,17 @@ class Repository:
     ) -> Iterator[Writer]:
         """Load the index, and write in the scope, under a lock that is held already.
 
-        ``connections`` packs are in flight at most, each of which is 16 MiB of memory.
+        ``connections`` packs are in flight at most, each of which is 16 MiB of memory. What lies in
+        packs that are missing or cut short counts as unknown: it is stored again if it comes by.
         """
         view = self.load_index(cancel)
+        lost = lost_packs(self.objects.storage, view, cancel)
+        if lost:
+            log.warning(
+                "%s has lost %d packs with %d blobs (%s…); what of them is still in the volume is"
+                " stored again",
+                self.place, len(lost), view.drop(lost), min(lost).hex()[:16],
+            )  # fmt: skip
         chunking = self.config.chunking()
         session = Session(self.objects, view, lock, chunking, monitor, cancel, connections)
         writer = Writer(session)
@@ -229,6 +241,12 @@ class Repository:
                 writer.close()
             raise
         writer.close()
+        if lost:
+            log.warning(
+                "%d of the blobs that %s has lost are not in this volume and stay lost; `podlift"
+                " check` names the snapshots and files, `podlift repair index` forgets the packs",
+                view.still_lost(), self.place,
+            )  # fmt: skip
 
 
 def in_parallel(load: Callable[[A], T], found: Iterable[A]) -> list[T]:

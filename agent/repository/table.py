@@ -8,7 +8,7 @@ be a memory-mapped file, which is how the cache keeps them.
 
 import heapq
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 
 import msgspec
 
@@ -81,6 +81,15 @@ class Table:
         for record in heapq.merge(*shifted):
             records += record  # not joined from a list: that would hold every record as an object
         return cls(type, packs, records)
+
+    def divided(self, packs: Container[PackId]) -> tuple["Table", "Table"]:
+        """Return the records of all other packs, and those of these."""
+        gone = bytes(pack in packs for pack in self._pack_ids())
+        kept, dropped = bytearray(), bytearray()
+        for place, row in enumerate(self.rows()):
+            start = place * RECORD_SIZE
+            (dropped if gone[row[1]] else kept).extend(self.records[start : start + RECORD_SIZE])
+        return Table(self.type, self.packs, kept), Table(self.type, self.packs, dropped)
 
     def _shifted(self, first_pack: int) -> Iterator[bytes]:
         if first_pack == 0:
