@@ -206,7 +206,11 @@ class _Restore:
 
     def _remove(self, folder: TargetFolder, name: bytes) -> None:
         try:
-            self._monitor.add(removed=folder.directory.remove(name))
+            folder.directory.remove(
+                name,
+                lambda count: self._monitor.add(removed=count),
+                self._selection.spares if self._selection.excludes else None,
+            )
         except SourceError as error:
             self._monitor.problem(error)
 

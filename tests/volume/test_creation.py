@@ -247,10 +247,13 @@ def test_no_file_gets_set_id_bits_if_its_owner_is_all_ones(
 ) -> None:
     wanted = entry(permissions=0o6755, **owner)
     problems: list[SourceError] = []
-    with TargetTree.open(tmp_path, problems.append) as tree, tree.root.make_file(wanted) as made:
-        with made.using() as descriptor:
-            failures = apply_metadata(descriptor, wanted)
-    assert ["owner", "set-user-id"] == [failure.split()[0] for failure in failures]
+    with (
+        TargetTree.open(tmp_path, problems.append) as tree,
+        tree.root.make_file(wanted) as made,
+        made.using() as descriptor,
+    ):
+        failures = apply_metadata(descriptor, wanted)
+    assert [failure.split()[0] for failure in failures] == ["owner", "set-user-id"]
     assert stat.S_IMODE((tmp_path / "name").stat().st_mode) == 0o755
 
 
