@@ -44,3 +44,11 @@ def assert_whole(target: Path) -> None:
         assert os.fstat(here).st_mtime_ns == 1
     assert os.stat("leaf", dir_fd=here).st_size == 12
     os.close(here)
+
+
+def test_a_path_of_unreasonable_length_is_left_out_before_it_costs_memory(tmp_path: Path) -> None:
+    monitor = run(chain(80, "n" * 255), tmp_path)
+    (problem,) = problems(monitor)
+    assert "longer than 16384 bytes" in problem
+    assert len(problem) < 400
+    assert monitor.counters.files == 0
