@@ -10,9 +10,9 @@ import pytest
 
 from agent.errors import SourceError
 from agent.volume.removal import Spares
-from agent.volume.target_file import Place
 from agent.volume.writer import TargetTree
 from tests.volume.test_races import ROUNDS, exchange, swapping
+from tests.volume.test_writer import entry
 
 Remove = Callable[..., int]
 
@@ -188,13 +188,15 @@ def test_entries_that_vanish_while_they_are_removed_are_as_good_as_removed(targe
     assert refused == []
 
 
-def test_a_file_is_removed_only_while_its_name_is_its_own(target: Path) -> None:
-    (target / "mine").write_bytes(b"x")
-    (target / "other").write_bytes(b"x")
-    found = (target / "mine").stat()
-    place = Place(b"mine", found.st_dev, found.st_ino)
+def test_a_file_is_discarded_only_while_its_name_is_its_own(target: Path) -> None:
     with TargetTree.open(target, lambda _: None) as tree:
-        tree.root.remove_file(b"other", place)
-        tree.root.remove_file(b"mine", place)
-        tree.root.remove_file(b"mine", place)
-    assert [path.name for path in target.iterdir()] == ["other"]
+        file = tree.root.make_file(entry())
+        (target / "name").rename(target / "away")
+        (target / "name").mkdir()
+        tree.root.discard(file)
+        assert (target / "name").is_dir()
+        (target / "name").rmdir()
+        (target / "away").rename(target / "name")
+        tree.root.discard(file)
+        tree.root.discard(file)
+    assert list(target.iterdir()) == []
