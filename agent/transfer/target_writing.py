@@ -60,15 +60,21 @@ class LargeFile:
         """Write one chunk; return whether it was the last one that was to come."""
         if self._broken is None:
             if isinstance(chunk, DamagedBlob):
-                self._broken = chunk
+                self._break(chunk)
             else:
                 try:
                     self.open().write_at(offset, chunk)
                 except SourceError as error:
-                    self._broken = error
+                    self._break(error)
         with self._lock:
             self.left -= 1
             return self.left == 0
+
+    def _break(self, error: SourceError | DamagedBlob) -> None:
+        """Keep the first reason: the next may only be that ``open`` refuses because of it."""
+        with self._lock:
+            if self._broken is None:
+                self._broken = error
 
     def open(self) -> TargetFile:
         """Return the file, after creating it in its full size; raises ``SourceError``."""
