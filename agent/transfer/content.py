@@ -78,7 +78,7 @@ class Content:
                 self._run.check()
                 self._deliver(wanted, id, chunk, batches)
         batches.flush()
-        self._monitor.add(bytes_read=range.length)
+        self._monitor.add(bytes_read=len(fetched))
 
     def _deliver(
         self, wanted: Wanted, id: bytes, chunk: bytes | DamagedBlob, batches: Batches

@@ -32,7 +32,7 @@ from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_links import TargetLinks
 from agent.transfer.target_writing import LargeFile, Writing
 from agent.volume.creation import is_small
-from agent.volume.descriptors import join
+from agent.volume.descriptors import MAX_PATH_BYTES, join
 from agent.volume.target_file import Place
 from agent.volume.writer import TargetTree
 
@@ -40,6 +40,7 @@ COMPARED_BYTES = 8 << 20
 """What comparing one file weighs at most: it is read chunk by chunk."""
 
 _WAIT_SLICE_SECONDS = 0.5
+_TOO_DEEP = f"its path is longer than {MAX_PATH_BYTES} bytes; what lies below is left out"
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -206,7 +207,11 @@ class _Restore:
 
     def _remove(self, folder: TargetFolder, name: bytes) -> None:
         try:
-            self._monitor.add(removed=folder.directory.remove(name))
+            folder.directory.remove(
+                name,
+                lambda count: self._monitor.add(removed=count),
+                self._selection.spares if self._selection.excludes else None,
+            )
         except SourceError as error:
             self._monitor.problem(error)
 
@@ -238,6 +243,9 @@ class _Restore:
 
     def _enter(self, folder: TargetFolder, entry: Entry) -> TargetFolder | None:
         path = join(folder.path, entry.name)
+        if len(path) > MAX_PATH_BYTES:
+            self._monitor.problem(SourceError(path[:200] + b"...", _TOO_DEEP))
+            return None
         wanted = self._selection.wants(path, True)
         if not wanted and not self._selection.leads_on(path):
             return None
@@ -292,8 +300,7 @@ class _Restore:
         try:
             wants = placed(self._source, content)
         except DamagedBlob as error:
-            self._writing.lost(join(folder.path, entry.name), error)
-            self._writing.try_others(entry)
+            self._writing.lost_file(join(folder.path, entry.name), entry, error)
             folder.done()
             return
         self._monitor.add(bytes_done=sum(length for _, length in wants.zeros))
@@ -308,6 +315,9 @@ class _Restore:
             return False
         if file is None:
             return False
+        if entry.links > 1 and not self._links.keep(file.place):
+            file.close()
+            return False
         right = entry.size - sum(self._source.chunk_size(id) for _, id in differing.chunks)
         self._monitor.add(bytes_done=right)
         large = LargeFile(folder, entry, differing.size, len(differing.chunks), file)
@@ -315,9 +325,12 @@ class _Restore:
         self._content.want(large, differing.chunks)
         return True
 
-    def _link(self, folder: TargetFolder, entry: Entry, place: Place) -> None:
-        """Give a file that is finished one more name."""
+    def _link(self, folder: TargetFolder, entry: Entry, place: Place | DamagedBlob) -> None:
+        """Give a file that is finished one more name, unless it is lost."""
         try:
+            if isinstance(place, DamagedBlob):
+                self._writing.lost(join(folder.path, entry.name), place)
+                return
             folder.made.link(entry, place)
             self._monitor.add(files_new=1, bytes_done=entry.size)
         except SourceError as error:

@@ -18,6 +18,15 @@ class Selection:
         """Tell whether nothing at all is left out."""
         return not self._include and not self._exclude
 
+    @property
+    def excludes(self) -> bool:
+        """Tell whether there is any exclusion."""
+        return bool(self._exclude)
+
+    def spares(self, path: bytes) -> bool:
+        """Tell whether an exclusion may mean what is there, whatever it is: nobody removes it."""
+        return self._exclude.matches(path, True) or self._exclude.matches(path, False)
+
     def wants(self, path: bytes, is_directory: bool) -> bool:
         """Tell whether an entry is to be restored; what lies below a wanted directory is."""
         if self._exclude and self._exclude.matches(path, is_directory):

@@ -54,8 +54,8 @@ def compare(source: RestoreSource, directory: TargetDirectory, entry: Entry) -> 
         if file is None:
             return None
         with file:
-            if file.links > 1 and entry.links < 2:
-                return None
+            if file.links > max(entry.links, 1):
+                return None  # one of its names is none of the snapshot's
             found = differences(source, file, entry)
     except (DamagedBlob, SourceError):
         return None

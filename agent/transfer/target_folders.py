@@ -49,11 +49,16 @@ class TargetFolder:
     @property
     def directory(self) -> TargetDirectory:
         """Return the directory, after making it; raises ``SourceError``. For the walk only."""
-        if self._directory is None:
-            assert self.parent is not None
-            assert self.entry is not None
-            self._directory = self.parent.directory.make_directory(self.entry)
-        return self._directory
+        unmade = []
+        folder: TargetFolder | None = self
+        while folder is not None and folder._directory is None:
+            unmade.append(folder)
+            folder = folder.parent
+        for folder in reversed(unmade):  # by a loop: a tree may be deeper than calls may be
+            assert folder.parent is not None
+            assert folder.entry is not None
+            folder._directory = folder.parent.made.make_directory(folder.entry)
+        return self.made
 
     @property
     def made(self) -> TargetDirectory:

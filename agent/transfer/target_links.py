@@ -2,7 +2,8 @@
 
 Two names are one file if they have the same (device, inode), more than one link, and the same
 content; a snapshot that says otherwise is not followed (restic-format.md section 18). Names that
-come before the first one is finished wait for it. One entry is kept for each file with several
+come before the first one is finished wait for it. Content that the repository has lost is lost under
+every name, and is not fetched for each. One entry is kept for each file with several
 links, for as long as the restore runs.
 """
 
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from agent.entry import Entry
+from agent.errors import DamagedBlob
 from agent.transfer.target_folders import TargetFolder
 from agent.volume.target_file import Place
 
@@ -23,18 +25,19 @@ class _Linked:
 
     def __init__(self, content: tuple[bytes, ...] | None) -> None:
         self.content = content
-        self.place: Place | None = None
+        self.place: Place | DamagedBlob | None = None
         self.waiting: list[Name] = []
 
 
 class TargetLinks:
     """All files with several links that were met in this run."""
 
-    def __init__(self, link: Callable[[TargetFolder, Entry, Place], None]) -> None:
-        """Call ``link`` for each name that can be linked, on the thread that finds it out."""
+    def __init__(self, link: Callable[[TargetFolder, Entry, Place | DamagedBlob], None]) -> None:
+        """Call ``link`` for each name when it is known what to link, on the thread that finds out."""
         self._link = link
         self._lock = threading.Lock()
         self._known: dict[tuple[int, int], _Linked] = {}
+        self._kept: set[tuple[int, int]] = set()
 
     def first(self, folder: TargetFolder, entry: Entry) -> bool:
         """Tell whether this name has to be written itself; else it is linked, now or later."""
@@ -53,8 +56,17 @@ class TargetLinks:
             self._link(folder, entry, place)
         return False
 
-    def written(self, entry: Entry, place: Place) -> None:
-        """Say where a file with several links is now, and link those that waited for it."""
+    def keep(self, place: Place) -> bool:
+        """Tell whether a file that is there may be kept: the snapshot has two, the target one."""
+        with self._lock:
+            identity = (place.device, place.inode)
+            if identity in self._kept:
+                return False
+            self._kept.add(identity)
+            return True
+
+    def written(self, entry: Entry, place: Place | DamagedBlob) -> None:
+        """Say where a file with several links is now, or that it is lost, to those that waited."""
         with self._lock:
             known = self._known.get((entry.device, entry.inode))
             if known is None or known.place is not None or known.content != entry.content:

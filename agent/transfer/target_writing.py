@@ -60,15 +60,21 @@ class LargeFile:
         """Write one chunk; return whether it was the last one that was to come."""
         if self._broken is None:
             if isinstance(chunk, DamagedBlob):
-                self._broken = chunk
+                self._break(chunk)
             else:
                 try:
                     self.open().write_at(offset, chunk)
                 except SourceError as error:
-                    self._broken = error
+                    self._break(error)
         with self._lock:
             self.left -= 1
             return self.left == 0
+
+    def _break(self, error: SourceError | DamagedBlob) -> None:
+        """Keep the first reason: the next may only be that ``open`` refuses because of it."""
+        with self._lock:
+            if self._broken is None:
+                self._broken = error
 
     def open(self) -> TargetFile:
         """Return the file, after creating it in its full size; raises ``SourceError``."""
@@ -146,22 +152,24 @@ class Writing:
             self._monitor.problem(_wrong_size(file.path, file.entry, file.size))
 
     def _gave_up(self, file: LargeFile, error: SourceError | DamagedBlob) -> None:
-        if isinstance(error, DamagedBlob):
-            self.lost(file.path, error)
-        else:
-            self._monitor.problem(error)
         try:
             file.discard()
         except SourceError as another:
             self._monitor.problem(another)
-        self.try_others(file.entry)
-
-    def try_others(self, entry: Entry) -> None:
-        """Let the other names of a file with several links be tried in the place of the first."""
-        if entry.links > 1:
-            names = self._links.failed(entry)
+        if isinstance(error, DamagedBlob):
+            self.lost_file(file.path, file.entry, error)
+            return
+        self._monitor.problem(error)
+        if file.entry.links > 1:  # let its other names be tried in the place of the first
+            names = self._links.failed(file.entry)
             with self._lock:
                 self.retry += names
+
+    def lost_file(self, path: bytes, entry: Entry, error: DamagedBlob) -> None:
+        """Count a file whose content is lost; it is lost under its other names too."""
+        self.lost(path, error)
+        if entry.links > 1:
+            self._links.written(entry, error)
 
 
 _NAMED = 10

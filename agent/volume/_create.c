@@ -98,6 +98,13 @@ static int dress(int descriptor, const file_t *file, const facts_t *facts, owner
     if ((owner->uid != facts->uid || owner->gid != facts->gid) &&
         fchown(descriptor, facts->uid, facts->gid) < 0)
         return errno;
+    /* Set-id bits are for the owner that was meant, and not even for a moment for another. */
+    if (facts->mode & (S_ISUID | S_ISGID)) {
+        if (fstat(descriptor, &stat) < 0)
+            return errno;
+        if (stat.st_uid != facts->uid || stat.st_gid != facts->gid)
+            return NOT_AS_WANTED;
+    }
     if (fchmod(descriptor, facts->mode) < 0)
         return errno;
     struct timespec times[2];

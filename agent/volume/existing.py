@@ -41,7 +41,9 @@ class ExistingFile(OneDescriptor):
         """
         with target_errors(self.path):
             # By the magic link of the descriptor: whatever its name leads to by now.
-            descriptor = os.open(proc_path(self._descriptor), os.O_WRONLY | os.O_CLOEXEC)
+            # Who owns a file may set metadata of it also where he may not write to it.
+            how = os.O_RDONLY if keep else os.O_WRONLY
+            descriptor = os.open(proc_path(self._descriptor), how | os.O_CLOEXEC)
             if os.fstat(descriptor).st_nlink > 1 and not keep:
                 os.close(descriptor)
                 return None

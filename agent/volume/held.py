@@ -52,6 +52,11 @@ class Descriptors:
         _close(idle)
         return found.descriptor
 
+    def has(self, owner: "Held") -> bool:
+        """Tell whether ``owner`` is open now."""
+        with self._lock:
+            return owner in self._open
+
     def release(self, owner: "Held") -> None:
         """End a use that ``acquire`` began."""
         with self._lock:

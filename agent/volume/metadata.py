@@ -40,8 +40,14 @@ def _set_owner(descriptor: int, path: str, entry: Entry, failures: list[str]) ->
         stat = os.fstat(descriptor)
         if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid):
             os.chown(path, entry.uid, entry.gid)
+            stat = os.fstat(descriptor)  # an id of all ones says "leave it", and that is no error
     except (OSError, OverflowError) as error:
         failures.append(f"owner {entry.uid}:{entry.gid} could not be set: {reason(error)}")
+        return False
+    if (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid):
+        failures.append(
+            f"owner {entry.uid}:{entry.gid} could not be set: it is {stat.st_uid}:{stat.st_gid}"
+        )
         return False
     return True
 

@@ -29,7 +29,7 @@ from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
 from agent.volume.reader import open_root
-from agent.volume.removal import remove_entry
+from agent.volume.removal import Removal, Spares
 from agent.volume.scope import Scoped
 from agent.volume.target_file import Place, Problem, TargetFile, report, target_errors
 
@@ -138,12 +138,27 @@ class TargetDirectory(Held):
         """Open the directory again from the one above; raises ``SourceError``."""
         if self._parent is None:
             return self._tree.reopen_root()
+        self._bring_in_what_is_above()
         with target_errors(self.path), self._parent.using() as above:
             descriptor = os.open(self.path.rpartition(b"/")[2], DIRECTORY, dir_fd=above)
         if not self.is_at(descriptor):
             os.close(descriptor)
             raise SourceError(self.path, "was replaced while it was restored; stop the pod")
         return descriptor
+
+    def _bring_in_what_is_above(self) -> None:
+        """Open the directories above from the outermost in, each from the one before it.
+
+        Left to themselves they would call each other, as deep as the tree is, all of them open.
+        """
+        missing = []
+        above = self._parent
+        while above is not None and not self.descriptors.has(above):
+            missing.append(above)
+            above = above._parent
+        for directory in reversed(missing):
+            with directory.using():
+                pass
 
     def names(self) -> frozenset[bytes]:
         """Return the names of all entries that are there."""
@@ -289,14 +304,20 @@ class TargetDirectory(Held):
             except FileNotFoundError:
                 return
 
-    def remove(self, name: bytes) -> int:
-        """Remove an entry with all that is below it; return how many were removed.
+    def remove(
+        self, name: bytes, count: Callable[[int], None], spares: Spares | None = None
+    ) -> None:
+        """Remove an entry with all that is below it but what ``spares`` tells to leave.
 
-        Raises ``SourceError`` at the first that cannot be removed.
+        ``count`` hears how many were removed, however it ends. Raises ``SourceError`` at the first
+        that cannot be removed.
         """
-        path = join(self.path, name)
-        with target_errors(path), self.using() as here:
-            return remove_entry(here, name, path, self._tree.admits)
+        with target_errors(join(self.path, name)), self.using() as here:
+            removal = Removal(here, self.path, self._tree.admits, spares)
+            try:
+                removal.remove(name)
+            finally:
+                count(removal.removed)
 
     def _path_of(self, entry: Entry) -> bytes:
         name = entry.name

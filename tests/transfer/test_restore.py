@@ -14,6 +14,10 @@ from agent.errors import Canceled, DamagedBlob
 from agent.monitor import Monitor
 from agent.transfer.restore import RestoreRequest, restore
 from agent.transfer.selection import Selection
+from agent.transfer.target_folders import TargetFolder
+from agent.transfer.target_writing import LargeFile
+from agent.volume.target_file import TargetFile
+from agent.volume.writer import TargetTree
 
 ROOT = b"root"
 
@@ -214,3 +218,18 @@ def test_a_restore_that_is_stopped_lets_go_of_everything(tmp_path: Path, at: str
     # What the walk has not reached is not made; content comes when directories stand.
     assert (tmp_path / "d" / "never").exists() is (at == "a")
     assert not list(tmp_path.rglob("f*"))
+
+
+def test_lost_content_is_told_as_such_by_a_thread_that_was_about_to_write(tmp_path: Path) -> None:
+    with TargetTree.open(tmp_path, lambda _: None) as tree:
+        folder = TargetFolder.root(tree.root, lambda _: None)
+        lost = DamagedBlob("data blob is damaged")
+
+        class Late(LargeFile):
+            def open(self) -> TargetFile:
+                self.write(0, lost)  # as another thread does between a look and the opening
+                return super().open()
+
+        late_file = Late(folder, file("f", b"a", b"b"), 24, 2)
+        late_file.write(12, b"content of b")
+        assert late_file.broken is lost

@@ -1,0 +1,122 @@
+"""Files that are in the target already: read, kept, or written where they differ."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import SourceError
+from agent.volume.existing import ExistingFile
+from agent.volume.writer import TargetDirectory, TargetTree
+from tests.volume.test_writer import entry
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[TargetDirectory]:
+    with TargetTree.open(tmp_path, lambda _: None) as tree:
+        yield tree.root
+
+
+def existing(root: TargetDirectory) -> ExistingFile:
+    file = root.open_existing(entry())
+    assert file is not None
+    return file
+
+
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_is_read_in_any_place_and_ends_where_it_ends(
+    tmp_path: Path, root: TargetDirectory
+) -> None:
+    (tmp_path / "name").write_bytes(b"0123456789")
+    with existing(root) as file:
+        assert (file.size, file.links) == (10, 1)
+        assert [file.read_at(0, 4), file.read_at(8, 9), file.read_at(99, 1)] == [
+            b"0123", b"89", b"",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["nothing", "directory", "symlink", "fifo"])
+def test_only_a_regular_file_is_taken_for_one(
+    tmp_path: Path, root: TargetDirectory, kind: str
+) -> None:
+    (tmp_path / "other").write_bytes(b"x")
+    if kind == "directory":
+        (tmp_path / "name").mkdir()
+    elif kind == "symlink":
+        (tmp_path / "name").symlink_to("other")
+    elif kind == "fifo":
+        os.mkfifo(tmp_path / "name")
+    before = len(os.listdir("/proc/self/fd"))
+    assert root.open_existing(entry()) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_is_written_in_place_and_zeros_are_written_too(
+    tmp_path: Path, root: TargetDirectory
+) -> None:
+    (tmp_path / "name").write_bytes(b"x" * 200_000)
+    with existing(root) as file:
+        target = file.rewrite(keep=False)
+    assert target is not None
+    with target:
+        target.write_at(1000, bytes(150_000))
+    assert (tmp_path / "name").read_bytes() == b"x" * 1000 + bytes(150_000) + b"x" * 49_000
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_file_of_two_names_is_kept_but_not_written(
+    tmp_path: Path, root: TargetDirectory, keep: bool
+) -> None:
+    (tmp_path / "name").write_bytes(b"x")
+    os.link(tmp_path / "name", tmp_path / "other")
+    with existing(root) as file:
+        target = file.rewrite(keep=keep)
+    assert (target is not None) is keep
+    if target is not None:
+        target.close()
+
+
+@pytest.mark.parametrize("what", ["file", "symlink"])
+def test_what_took_its_name_meanwhile_is_not_written_to(
+    tmp_path: Path, root: TargetDirectory, what: str
+) -> None:
+    (tmp_path / "name").write_bytes(b"x")
+    (tmp_path / "outside").write_bytes(b"safe")
+    with existing(root) as file:
+        (tmp_path / "name").rename(tmp_path / "away")
+        if what == "symlink":
+            (tmp_path / "name").symlink_to("outside")
+        else:
+            (tmp_path / "name").write_bytes(b"safe")
+        target = file.rewrite(keep=False)
+        assert target is not None
+        with target:
+            target.write_at(0, b"y")
+    assert (tmp_path / "name").read_bytes() == b"safe"
+    assert (tmp_path / "away").read_bytes() == b"y"
+
+
+@pytest.mark.usefixtures("as_root")
+def test_who_may_not_write_a_file_can_still_keep_it(tmp_path: Path, root: TargetDirectory) -> None:
+    (tmp_path / "name").write_bytes(b"right")
+    os.chown(tmp_path / "name", 12_345, 0)
+    (tmp_path / "name").chmod(0o400)
+    tmp_path.chmod(0o755)
+    with acting_as(12_345), existing(root) as file:
+        with pytest.raises(SourceError, match="permission denied"):
+            file.rewrite(keep=False)
+        target = file.rewrite(keep=True)
+        assert target is not None
+        with target:
+            target.finish_metadata(entry(uid=12_345, gid=0, permissions=0o440))
+    assert (tmp_path / "name").stat().st_mode & 0o777 == 0o440
