@@ -244,7 +244,8 @@ class Repository:
         if lost:
             log.warning(
                 "%d of the blobs that %s has lost are not in this volume and stay lost; `podlift"
-                " check` names the snapshots and files, `podlift repair index` forgets the packs",
+                " check` names the snapshots and files, `podlift repair` takes the packs out of the"
+                " index",
                 view.still_lost(), self.place,
             )  # fmt: skip
 
