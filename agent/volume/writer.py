@@ -12,7 +12,7 @@ import stat as mode_bits
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from agent.entry import Entry, Kind
+from agent.entry import Entry
 from agent.errors import SourceError, VolumeError
 from agent.volume.creation import create_batch
 from agent.volume.descriptors import (
@@ -25,6 +25,7 @@ from agent.volume.descriptors import (
     reason,
 )
 from agent.volume.existing import ExistingFile
+from agent.volume.found import SPECIAL, is_as_wanted, is_link_to
 from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
@@ -41,11 +42,6 @@ HELD_DESCRIPTORS = 256
 _ATTEMPTS = 3
 """How often a name is cleared for what is made under it before its owner is held to fight us."""
 
-_SPECIAL = {
-    Kind.FIFO: mode_bits.S_IFIFO,
-    Kind.BLOCK_DEVICE: mode_bits.S_IFBLK,
-    Kind.CHARACTER_DEVICE: mode_bits.S_IFCHR,
-}
 _Made = TypeVar("_Made")
 
 
@@ -177,8 +173,7 @@ class TargetDirectory(Held):
             if descriptor is None:
                 self._make(entry, here, lambda: os.mkdir(entry.name, 0o700, dir_fd=here))
                 descriptor = os.open(entry.name, DIRECTORY, dir_fd=here)
-            if not self._tree.admits(descriptor):
-                os.close(descriptor)
+            if not self._admits(descriptor):
                 raise SourceError(path, "is a mount point in the target; unmount it to restore")
         made = TargetDirectory(descriptor, path, self._tree, self)
         made.fresh = fresh
@@ -189,12 +184,19 @@ class TargetDirectory(Held):
         path = self._path_of(entry)
         with target_errors(path), self.using() as here:
             descriptor = self._enter(entry.name, here)
-        if descriptor is None:
-            return None
-        if not self._tree.admits(descriptor):
-            os.close(descriptor)
-            return None
+            if descriptor is None or not self._admits(descriptor):
+                return None
         return TargetDirectory(descriptor, path, self._tree, self)
+
+    def _admits(self, descriptor: int) -> bool:
+        """Tell whether a directory may be entered; else, or if it cannot be told, close it."""
+        admitted = False
+        try:
+            admitted = self._tree.admits(descriptor)
+        finally:
+            if not admitted:
+                os.close(descriptor)
+        return admitted
 
     def holds(self, entry: Entry) -> bool:
         """Tell whether a symlink, fifo or device is there as it should be, metadata aside."""
@@ -202,7 +204,7 @@ class TargetDirectory(Held):
         with target_errors(path), self.using() as here:
             try:
                 with pinned(entry.name, here) as found:
-                    return _is_as_wanted(found, entry)
+                    return is_as_wanted(found, entry)
             except FileNotFoundError:
                 return False
 
@@ -248,7 +250,7 @@ class TargetDirectory(Held):
     def make_special(self, entry: Entry) -> None:
         """Make a fifo or device with its metadata in place of what is there."""
         path = self._path_of(entry)
-        file_type = _SPECIAL.get(entry.kind)
+        file_type = SPECIAL.get(entry.kind)
         if file_type is None:
             raise SourceError(
                 path, f"is a {entry.kind.name.lower()}, which is not restored as such"
@@ -275,7 +277,7 @@ class TargetDirectory(Held):
                 same = (stat.st_dev, stat.st_ino) == (existing.device, existing.inode)
                 if not same or not mode_bits.S_ISREG(stat.st_mode):
                     raise SourceError(path, "the file that it links to was replaced; restore again")
-                if _is_link_to(stat, entry.name, here):
+                if is_link_to(stat, entry.name, here):
                     return
                 # From the pin's magic link, which linkat(2) is told to follow, to the inode.
                 self._make(
@@ -361,7 +363,7 @@ class TargetDirectory(Held):
         """Give what was just made under a name its metadata, if it is still that."""
         path = join(self.path, entry.name)
         with pinned(entry.name, here) as made:
-            if not _is_as_wanted(made, entry):
+            if not is_as_wanted(made, entry):
                 raise SourceError(path, "was replaced while it was restored; stop the pod")
             report(path, apply_metadata(made, entry), self._tree.problem)
 
@@ -377,23 +379,3 @@ class TargetDirectory(Held):
             return pin(name, current)
         finally:
             os.close(current)
-
-
-def _is_link_to(stat: os.stat_result, name: bytes, directory: int) -> bool:
-    """Tell whether a name is a link to this inode already."""
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino)
-
-
-def _is_as_wanted(found: int, entry: Entry) -> bool:
-    """Tell whether what is pinned is the symlink, fifo or device of an entry."""
-    stat = os.fstat(found)
-    if entry.kind is Kind.SYMLINK:
-        return mode_bits.S_ISLNK(stat.st_mode) and (
-            os.readlink(b"", dir_fd=found) == entry.link_target
-        )
-    same_device = entry.kind is Kind.FIFO or stat.st_rdev == entry.rdev
-    return mode_bits.S_IFMT(stat.st_mode) == _SPECIAL.get(entry.kind) and same_device
