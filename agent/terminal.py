@@ -136,7 +136,10 @@ def _bar(monitor: Monitor, verb: str, stop: threading.Event) -> None:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # what is printed meanwhile goes above the bar, but never from a file's stdout to stderr
+    above = sys.stdout.isatty()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=above) as bar:
         task = bar.add_task(verb, total=None, detail="")
         ended = False
         while not ended:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from agent.entry import Entry, Kind
-from agent.errors import DamagedBlob, MalformedData
+from agent.errors import DamagedBlob, MalformedData, StorageError
 from agent.repository.finding import Advice
 from agent.repository.health import Health, State
 from agent.repository.identity import BlobId, BlobType
+from agent.repository.packreading import of_one_object
 from agent.repository.reader import BlobReader
 from agent.repository.tree import check_order, decode_tree
 
@@ -56,6 +57,11 @@ class DirectoryCheck:
         try:
             plain = self._blobs.load(BlobType.TREE, BlobId(tree))
         except DamagedBlob as error:
+            yield Fault(None, f"this directory cannot be read: {error}", _LOST)
+            return
+        except StorageError as error:
+            if not of_one_object(error):
+                raise
             yield Fault(None, f"this directory cannot be read: {error}", _LOST)
             return
         refused: list[MalformedData] = []

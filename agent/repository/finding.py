@@ -36,8 +36,10 @@ class Advice(enum.StrEnum):
         "make a new backup, then forget the snapshots whose directories are wrong:"
         " podlift forget SNAPSHOT"
     )
+    IDENTITY = (
+        "restore with podlift, which keeps such files apart; restic's restore makes one of them"
+    )
     PRUNE = "what no index names, or names twice, goes with the next podlift prune"
-    READ = "see what is left of them by reading every pack: podlift check --read-data"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -100,9 +100,7 @@ class PackList:
         if known.digest == new.digest:
             return hint(f"pack {id.hex()} is in two index files", Advice.PRUNE)
         known.contested = True
-        return damage(
-            f"pack {id.hex()} is described differently by two index files", Advice.INDEX
-        )
+        return damage(f"pack {id.hex()} is described differently by two index files", Advice.INDEX)
 
     def check_stored(self) -> Iterator[Finding]:
         """List the packs, and yield where they and the index disagree."""
@@ -173,7 +171,9 @@ def _described(name: str, blobs: list[PackedBlob]) -> Described:
         if blob.offset != end and gap < 0:
             gap = end
         end = blob.offset + blob.length
-        digest.update(b"%d %s %d %d %d;" % (blob.type, blob.id, blob.offset, blob.length, blob.plain_length))
+        digest.update(
+            b"%d %s %d %d %d;" % (blob.type, blob.id, blob.offset, blob.length, blob.plain_length)
+        )
     types = {blob.type for blob in blobs}
     return Described(name, digest.digest()[:16], packed_size(blobs), gap, len(types) > 1)
 

@@ -8,7 +8,7 @@ with a pack, and marks in the health of its blobs.
 import collections
 import concurrent.futures
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -30,6 +30,7 @@ from agent.repository.health import Health
 from agent.repository.identity import PackId
 from agent.repository.objects import Objects, pack_key
 from agent.repository.pack import PackedBlob, decode_header, header_span, packed_size
+from agent.repository.packlist import PackList
 from agent.repository.reader import BlobOpener
 from agent.repository.repository import LOADERS
 
@@ -41,6 +42,11 @@ STEP_BYTES = 8 << 20
 
 _GENERAL = (AccessDenied, BucketMissing, CredentialsExpired, Throttled, Unreachable)
 """Errors that say nothing of the object that was asked for."""
+
+
+def of_one_object(error: StorageError) -> bool:
+    """Tell whether an error is the trouble of one object, such as a bad sector, not of all."""
+    return not isinstance(error, _GENERAL)
 
 
 class Reading(msgspec.Struct):
@@ -84,22 +90,24 @@ class PackReader:
         self._cancel = cancel
 
     def read(
-        self,
-        packs: Iterable[tuple[PackId, list[PackedBlob]]],
-        sizes: dict[PackId, int],
-        health: Health,
-        thorough: Collection[PackId],
+        self, packs: PackList, wanted: Collection[PackId], health: Health
     ) -> Iterator[Finding]:
-        """Read packs of known sizes, and yield what is wrong with them; mark what is lost."""
+        """Read packs, and yield what is wrong with them; mark what is lost.
+
+        Those of a wrong size are read as well: what is left of them decides what is touched.
+        """
+        every = packs.wrong_size.union(wanted)
+        self._monitor.add(bytes_total=sum(packs.stored[id] for id in every))
+        self._monitor.walk_finished()
         running: collections.deque[concurrent.futures.Future[Reading]] = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(LOADERS, "packs") as pool:
             try:
-                for id, blobs in packs:
-                    running.append(pool.submit(self._read, id, blobs, sizes[id]))
+                for id, blobs in packs.blobs(every):
+                    running.append(pool.submit(self._read, id, blobs, packs.stored[id]))
                     if len(running) > LOADERS:
-                        yield from _told(running.popleft().result(), health, thorough)
+                        yield from _told(running.popleft().result(), health, wanted)
                 while running:
-                    yield from _told(running.popleft().result(), health, thorough)
+                    yield from _told(running.popleft().result(), health, wanted)
             except BaseException as error:
                 self._run.fail(error)
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -121,7 +129,7 @@ class PackReader:
             reading.unread, reading.lost = "it is gone", list(blobs)
             return reading
         except StorageError as error:
-            if isinstance(error, _GENERAL):
+            if not of_one_object(error):
                 raise
             reading.unread, reading.lost = str(error), list(blobs)
             return reading
@@ -215,4 +223,3 @@ class _Stream:
             place += step
             length -= step
         self._kept = b"".join(parts)
-

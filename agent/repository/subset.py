@@ -57,7 +57,9 @@ def parse_subset(text: str) -> Subset:
         number, parts = int(part[1]), int(part[2])
         if 1 <= number <= parts <= MOST_PARTS:
             return Subset(part=(number, parts))
-        raise _refused(text, f"the part must be from 1 to the number of parts, at most {MOST_PARTS}")
+        raise _refused(
+            text, f"the part must be from 1 to the number of parts, at most {MOST_PARTS}"
+        )
     if "%" in words:
         share = _SHARE.fullmatch(words)
         if share is None or not 0 < float(share[1]) <= 100:
