@@ -29,7 +29,14 @@ from agent.repository.finding import Advice, Finding, damage
 from agent.repository.health import Health
 from agent.repository.identity import PackId
 from agent.repository.objects import Objects, pack_key
-from agent.repository.pack import PackedBlob, decode_header, header_span, packed_size
+from agent.repository.pack import (
+    FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    PackedBlob,
+    decode_header,
+    header_span,
+    packed_size,
+)
 from agent.repository.packlist import PackList
 from agent.repository.reader import BlobOpener
 from agent.repository.repository import LOADERS
@@ -39,6 +46,9 @@ WHOLE_BYTES = 24 << 20
 
 STEP_BYTES = 8 << 20
 """How much of a larger pack is fetched at a time."""
+
+HEADER_BYTES = MAX_HEADER_BYTES + FRAME_BYTES
+"""How long the end of a pack may be that is no blob."""
 
 _GENERAL = (AccessDenied, BucketMissing, CredentialsExpired, Throttled, Unreachable)
 """Errors that say nothing of the object that was asked for."""
@@ -191,10 +201,10 @@ class _Stream:
         return self._kept[begin : begin + length] if begin >= 0 else b""
 
     def rest(self) -> bytes:
-        """Return what follows the last range: the header. It is at most 16 MiB, or cut to that."""
+        """Return what follows the last range: the header, or the last 16 MiB."""
         while self._end < self._size:
             self._fill(min(self._size, self._end + STEP_BYTES))
-            self._drop(self._size - WHOLE_BYTES)
+            self._drop(self._size - HEADER_BYTES)
         return self._kept
 
     def _drop(self, offset: int) -> None:
