@@ -15,7 +15,7 @@ from agent.repository.directory import Child, DirectoryCheck, Fault
 from agent.repository.finding import Advice, Finding, Touched
 from agent.repository.health import Health
 from agent.repository.identity import BlobId, BlobType
-from agent.repository.linkidentity import LinkCensus, LinkJudge
+from agent.repository.linkidentity import LinkCensus, LinkJudge, Mistaken
 from agent.repository.packreading import of_one_object
 from agent.repository.paths import shown
 from agent.repository.reader import BlobReader
@@ -30,7 +30,7 @@ NAMED_IN_ALL = 200
 """How many places are named in all; of the snapshots after that only the counts are told."""
 
 Place = tuple[bytes, Fault]
-"""The path of a directory, b"" for the root, and what is wrong with it or in it."""
+"""A path, b"" for the root, and what is wrong there, or with a name in it."""
 
 
 class TouchedPlaces:
@@ -105,8 +105,8 @@ class TouchedPlaces:
         def concerned() -> Iterator[Place]:
             for path, entry in self._walk(snapshot.tree, links):
                 if judge.concerns(entry):
-                    for first in judge.judge(path + b"/" + entry.name, entry):
-                        yield path, _mistaken(entry, first)
+                    for found in judge.judge(path + b"/" + entry.name, entry):
+                        yield found.path, _mistaken(found)
 
         yield from self._told(snapshot, concerned(), None)
 
@@ -158,9 +158,9 @@ def _no_root(snapshot: Snapshot) -> Place:
     return b"", Fault(None, told, (Advice.INDEX, Advice.BACKUP, Advice.SNAPSHOT))
 
 
-def _mistaken(entry: Entry, first: bytes) -> Fault:
+def _mistaken(found: Mistaken) -> Fault:
     told = (
-        f"has the inode of {shown(first)} and other content: restic restores it as a hard link"
-        " to that"
+        f"has the inode of {shown(found.linked_to)} and other content: restic restores it as a"
+        " hard link to that"
     )
-    return Fault(entry.name, told, (Advice.IDENTITY,))
+    return Fault(None, told, (Advice.IDENTITY,))

@@ -200,6 +200,12 @@ class TestLinks:
         found = self.find(repository, {**one, "links": 2}, {**one, "content": b"other"})
         assert places(found) == {"/f1"}
 
+    def test_an_earlier_file_with_one_link_is_mistaken_too(self, repository: Repository) -> None:
+        one = {"inode": 5, "device": 1}
+        found = self.find(repository, one, {**one, "links": 2, "content": b"other"})
+        assert places(found) == {"/f0"}
+        assert "has the inode of /f1" in found[0].message
+
     @pytest.mark.parametrize(
         "second",
         [
