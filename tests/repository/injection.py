@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from agent.entry import Entry
+from agent.repository.check import check
+from agent.repository.finding import Finding
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import Packs, decode_index, encode_index
 from agent.repository.objects import Folder, file_key, names
@@ -76,3 +78,15 @@ def reindex(repository: Repository, *files: Packs) -> None:
 def pack_of(repository: Repository, type: BlobType) -> PackId:
     """Return the first pack of a type."""
     return next(id for id, blobs in index_of(repository) if blobs[0].type is type)
+
+
+def damages(repository: Repository, **options: object) -> list[Finding]:
+    """Return the damage that a check finds, all of which comes with advice or is a count."""
+    found = [f for f in check(repository, **options) if f.damage]  # type: ignore[arg-type]
+    assert all(f.advice or f.touched for f in found)
+    return found
+
+
+def places(found: list[Finding]) -> set[str]:
+    """Return the touched paths."""
+    return {f.touched.path.decode() for f in found if f.touched and f.touched.path is not None}
