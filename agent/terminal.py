@@ -136,7 +136,10 @@ def _bar(monitor: Monitor, verb: str, stop: threading.Event) -> None:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # what is printed meanwhile goes above the bar, but never from a file's stdout to stderr
+    above = sys.stdout.isatty()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=above) as bar:
         task = bar.add_task(verb, total=None, detail="")
         ended = False
         while not ended:
@@ -159,8 +162,9 @@ def _lines(monitor: Monitor, verb: str, stop: threading.Event) -> None:
 
 def _detail(now: Counters) -> str:
     if now.trees:
-        copied = f"{size_text(now.bytes_done)} of {size_text(now.bytes_total)} copied"
-        return f"{now.trees} directories read" + (f", {copied}" if now.bytes_total else "")
+        done = "copied" if now.bytes_read == 0 else "read"
+        size = f"{size_text(now.bytes_done)} of {size_text(now.bytes_total)} {done}"
+        return f"{now.trees} directories read" + (f", {size}" if now.bytes_total else "")
     text = f"{size_text(now.bytes_done)} of {size_text(now.bytes_total)}, {now.files} files"
     if now.bytes_uploaded:
         text += f", {size_text(now.bytes_uploaded)} uploaded"

@@ -66,14 +66,14 @@ class BlobOpener:
 
     def _inflated(self, packed: bytes, size: int) -> bytes:
         """Decompress in one go what is one frame of a chunk's size, and anything else in steps."""
-        told = zstandard.frame_content_size(packed) if size <= ONE_STEP_BYTES else 0
-        if told in (size, _SIZE_UNTOLD):
-            try:
+        try:
+            told = zstandard.frame_content_size(packed) if size <= ONE_STEP_BYTES else 0
+            if told in (size, _SIZE_UNTOLD):
                 plain: bytes = self._local.frames.decompress(packed, max_output_size=size)
-            except zstandard.ZstdError:
-                return inflate(packed, size, "it")  # which says what is wrong
-            if len(plain) == size:
-                return plain
+                if len(plain) == size:
+                    return plain
+        except zstandard.ZstdError:
+            pass  # what follows says what is wrong
         return inflate(packed, size, "it")
 
 

@@ -1,6 +1,7 @@
 """``check`` finds each kind of damage, goes on to the next, and says what helps."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from agent.cli import main
 from agent.demo.sample import make
+from agent.repository.finding import Advice
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import decode_index, encode_index
 from agent.repository.objects import Folder, Objects, file_key, names
@@ -113,10 +115,14 @@ class TestDamage:
         """Return the findings of a check that must fail without giving up."""
         done = podlift("check", "--repo", damage.path, *options)
         assert done.code == 1, done
-        *found, verdict = done.out.splitlines()
+        lines = done.out.splitlines()
+        found = [line for line in lines if line.startswith(("damage: ", "hint: "))]
+        verdict, heading, *self.advice = lines[len(found) :]
         count = sum(line.startswith("damage: ") for line in found)
         assert f"is DAMAGED: {count} findings" in verdict
         assert count
+        assert heading == "what to do:"
+        assert self.advice
         assert done.err == ""
         return found
 
@@ -125,23 +131,28 @@ class TestDamage:
         damage.flip(file, 30)
         (found,) = self.find(podlift, damage)
         assert f"snapshot {file.name[:8]} cannot be used" in found
-        assert "Forget it" in found
+        assert self.advice == [f"  1. {Advice.SNAPSHOT}"]
 
     def test_a_damaged_index_does_not_hide_what_else_is_wrong(
         self, podlift: Run, damage: Damage
     ) -> None:
         damage.flip(damage.only(Folder.INDEX), 30)
         found = self.find(podlift, damage)
-        assert "`podlift repair index`" in found[0]
+        assert "does not match its name" in found[0]
+        assert f"  1. {Advice.INDEX}" in self.advice
         assert any("this directory cannot be read" in line for line in found)
         assert any("is in no index" in line for line in found)
 
     def test_a_pack_that_is_missing(self, podlift: Run, damage: Damage) -> None:
         pack = damage.pack(BlobType.DATA)
         pack.unlink()
-        (found,) = self.find(podlift, damage)
-        assert f"pack {pack.name} is missing" in found
-        assert len(self.find(podlift, damage, "--read-data")) == 1
+        first, *touched = self.find(podlift, damage)
+        assert first == f"damage: pack {pack.name} is missing"
+        start = f"damage: snapshot {damage.snapshot.id[:8]}, "
+        paths = {line.removeprefix(start).partition(": data blob ")[0] for line in touched}
+        assert {path.rpartition("/")[2] for path in paths} == {"file", "other"}
+        assert f"  1. {Advice.MISSING}" in self.advice
+        assert self.find(podlift, damage, "--read-data") == [first, *touched]
 
     def test_a_pack_that_was_cut_short(self, podlift: Run, damage: Damage) -> None:
         pack = damage.pack(BlobType.DATA)
@@ -211,8 +222,10 @@ class TestDamage:
             msgspec.structs.replace(second, id=first.id),
         ]
         damage.reindex([(i, swapped if i == id else b) for i, b in packs])
-        found = self.find(podlift, damage, "--read-data")
-        assert any("and its index disagree" in line for line in found)
+        everything = self.find(podlift, damage, "--read-data")
+        assert any("and its index disagree" in line for line in everything)
+        assert any("/below/other: data blob" in line for line in everything)
+        found = self.find(podlift, damage)
         assert any("/below/other: says 5 bytes, its content has" in line for line in found)
 
 
@@ -226,3 +239,78 @@ def test_a_name_in_a_finding_cannot_steer_the_terminal(
     out = podlift("check", "--repo", repo).out
     assert "/evil-\\x1b[2J: data blob" in out
     assert "\x1b" not in out
+
+
+class TestOptions:
+    def test_json_has_a_line_for_each_finding_and_a_summary(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        pack = damage.pack(BlobType.DATA)
+        pack.unlink()
+        done = podlift("check", "--repo", damage.path, "--json")
+        *found, summary = [json.loads(line) for line in done.out.splitlines()]
+        assert done.code == 1
+        assert found[0]["message"] == f"pack {pack.name} is missing"
+        assert {place["path"] for place in found[1:]} == {"/file", "/below/other"}
+        assert {place["snapshot_id"] for place in found[1:]} == {damage.snapshot.id}
+        assert summary["damaged"] is True
+        assert (summary["damage"], summary["hints"]) == (3, 0)
+        assert summary["places_touched"] == 2
+        assert summary["snapshots_touched"] == [damage.snapshot.id]
+        assert Advice.MISSING in summary["advice"]
+
+    def test_json_of_a_sound_repository_is_the_summary_alone(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        done = podlift("check", "--repo", damage.path, "--json", "--read-data-subset", "1/1")
+        assert done.code == 0
+        assert done.json["damaged"] is False
+        assert done.json["advice"] == []
+        assert done.json["checked"] == "structure and 1/1 of the packs"
+
+    @pytest.mark.parametrize("words", ["0%", "101%", "x", "0/7", "8/7", "1/300", "-1G", "0G"])
+    def test_a_subset_that_means_nothing_is_refused(
+        self, podlift: Run, damage: Damage, words: str
+    ) -> None:
+        done = podlift("check", "--repo", damage.path, f"--read-data-subset={words}")
+        assert done.code == 2
+        assert "write 5% of the packs" in done.err
+
+    def test_all_and_some_at_once_is_refused(self, podlift: Run, damage: Damage) -> None:
+        done = podlift("check", "--repo", damage.path, "--read-data", "--read-data-subset", "5%")
+        assert done.code == 2
+        assert "leave out --read-data-subset" in done.err
+
+    def test_a_subset_of_all_parts_finds_what_one_part_holds(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        pack = damage.pack(BlobType.DATA)
+        damage.flip(pack, 20)
+        codes = [
+            podlift("check", "--repo", damage.path, "--read-data-subset", f"{part}/3").code
+            for part in (1, 2, 3)
+        ]
+        wanted = [0, 0, 0]
+        wanted[int(pack.name[:2], 16) % 3] = 1
+        assert codes == wanted
+
+    def test_no_lock_writes_nothing_and_shows_a_lock_that_nobody_can_read(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        name = hashlib.sha256(b"x").hexdigest()
+        (damage.path / "locks").mkdir(exist_ok=True)
+        (damage.path / "locks" / name).write_bytes(b"torn")
+        done = podlift("check", "--repo", damage.path, "--no-lock")
+        assert done.code == 1
+        assert f"damage: locks/{name} is damaged" in done.out
+        assert "podlift unlock --remove-all" in done.out
+        assert [file.name for file in damage.path.glob("locks/*")] == [name]
+
+    def test_a_key_file_that_restic_would_refuse_is_damage(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        name = "0" * 64
+        (damage.path / "keys" / name).write_bytes(b"{}")
+        done = podlift("check", "--repo", damage.path)
+        assert done.code == 1
+        assert f"damage: the key file keys/{name} does not match its name" in done.out

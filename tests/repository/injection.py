@@ -1,0 +1,92 @@
+"""Trees, snapshots and packs that no writer of ours makes, stored by the library."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from agent.entry import Entry
+from agent.repository.check import check
+from agent.repository.finding import Finding
+from agent.repository.identity import BlobType, PackId
+from agent.repository.indexfile import Packs, decode_index, encode_index
+from agent.repository.objects import Folder, file_key, names
+from agent.repository.repository import Repository
+from agent.repository.snapshot import Snapshot, encode_snapshot
+from agent.repository.times import utc
+from agent.repository.tree import encode_tree
+from tests.repository.mess import DAY_NS, FIRST_DAY_NS, directory_entry, file_entry, plant
+
+
+def node(entry: Entry) -> bytes:
+    """Return the JSON of one entry."""
+    return encode_tree([entry], utc).removeprefix(b'{"nodes":[').removesuffix(b"]}\n")
+
+
+def raw_tree(nodes: Iterable[bytes]) -> bytes:
+    """Return a tree of nodes in the order that is given, whatever they are."""
+    return b'{"nodes":[' + b",".join(nodes) + b"]}\n"
+
+
+def blob_id(plain: bytes) -> bytes:
+    return hashlib.sha256(plain).digest()
+
+
+def a_file(name: str, content: bytes = b"content", **changes: object) -> Entry:
+    """Return a file of one chunk; ``changes`` are made to the entry."""
+    ids = [blob_id(content)] if content else []
+    return msgspec.structs.replace(file_entry(name, content, ids), **changes)
+
+
+def plant_trees(
+    repository: Repository, trees: Sequence[bytes], *, chunks: Iterable[bytes] = (b"content",)
+) -> str:
+    """Store chunks in a pack, trees in another, and a snapshot of the last tree."""
+    plant(repository, [(BlobType.DATA, chunk, True) for chunk in chunks])
+    plant(repository, [(BlobType.TREE, tree, True) for tree in trees])
+    return plant_root(repository, blob_id(trees[-1]))
+
+
+def plant_root(repository: Repository, tree: bytes, day: int = 1) -> str:
+    snapshot = Snapshot(time_ns=FIRST_DAY_NS + day * DAY_NS, tree=tree, paths=("/v",))
+    return repository.objects.save(Folder.SNAPSHOTS, encode_snapshot(snapshot, utc))
+
+
+def below(name: str, tree: bytes) -> Entry:
+    return directory_entry(name, blob_id(tree))
+
+
+def index_of(repository: Repository) -> Packs:
+    """Return what all index files say."""
+    objects = repository.objects
+    return [
+        content
+        for name in names(objects.storage, Folder.INDEX)
+        for content in decode_index(objects.load(Folder.INDEX, name), file_key(Folder.INDEX, name))
+    ]
+
+
+def reindex(repository: Repository, *files: Packs) -> None:
+    """Put other index files in the place of those that are there."""
+    objects = repository.objects
+    for name in list(names(objects.storage, Folder.INDEX)):
+        objects.remove(Folder.INDEX, name)
+    for content in files:
+        objects.save(Folder.INDEX, encode_index(content))
+
+
+def pack_of(repository: Repository, type: BlobType) -> PackId:
+    """Return the first pack of a type."""
+    return next(id for id, blobs in index_of(repository) if blobs[0].type is type)
+
+
+def damages(repository: Repository, **options: object) -> list[Finding]:
+    """Return the damage that a check finds, all of which comes with advice or is a count."""
+    found = [f for f in check(repository, **options) if f.damage]  # type: ignore[arg-type]
+    assert all(f.advice or f.touched for f in found)
+    return found
+
+
+def places(found: list[Finding]) -> set[str]:
+    """Return the touched paths."""
+    return {f.touched.path.decode() for f in found if f.touched and f.touched.path is not None}
