@@ -25,6 +25,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.monitor import Monitor
+from agent.repository.crypto import Buffer
 from agent.repository.finding import Advice, Finding, damage
 from agent.repository.health import Health
 from agent.repository.identity import PackId
@@ -149,7 +150,7 @@ class PackReader:
         reading.header = self._compare(id, blobs, size, tail)
         return reading
 
-    def _compare(self, id: PackId, blobs: list[PackedBlob], size: int, tail: bytes) -> str:
+    def _compare(self, id: PackId, blobs: list[PackedBlob], size: int, tail: Buffer) -> str:
         """Return how the header differs from the index; ``tail`` is what ends the pack."""
         what = f"pack {id.hex()}"
         try:
@@ -157,7 +158,7 @@ class PackReader:
             start = offset - (size - len(tail))
             if start < 0:
                 return f"the header of {what} and its index disagree"
-            header = self._objects.key.unseal(tail[start : start + length], what)
+            header = self._objects.key.unseal(memoryview(tail)[start : start + length], what)
             named = decode_header(header, what)
             if packed_size(named) != size:
                 return f"{what}: its header describes {packed_size(named)} bytes, not {size}"
@@ -185,7 +186,7 @@ class _Stream:
         self._size = size
         self._cancel = cancel
         self._step = size if size <= WHOLE_BYTES else STEP_BYTES
-        self._kept = b""
+        self._kept = memoryview(b"")
         self._start = 0  # where ``_kept`` begins
         self.digest = hashlib.sha256()
 
@@ -193,14 +194,14 @@ class _Stream:
     def _end(self) -> int:
         return self._start + len(self._kept)
 
-    def at(self, offset: int, length: int) -> bytes:
+    def at(self, offset: int, length: int) -> memoryview:
         """Return a range, cut where the pack ends; offsets must not fall."""
         self._drop(offset)
         self._fill(offset + length)
         begin = offset - self._start
-        return self._kept[begin : begin + length] if begin >= 0 else b""
+        return self._kept[begin : begin + length] if begin >= 0 else self._kept[:0]
 
-    def rest(self) -> bytes:
+    def rest(self) -> memoryview:
         """Return what follows the last range: the header, or the last 16 MiB."""
         while self._end < self._size:
             self._fill(min(self._size, self._end + STEP_BYTES))
@@ -211,7 +212,7 @@ class _Stream:
         """Read past what lies before ``offset``, and keep nothing of it."""
         while self._end < min(offset, self._size):
             self._start = self._end
-            self._kept = b""
+            self._kept = memoryview(b"")
             self._fill(self._start + 1)
         if offset > self._start:
             self._kept = self._kept[offset - self._start :]
@@ -223,7 +224,7 @@ class _Stream:
         if missing <= 0:
             return
         length = min(max(missing, self._step), self._size - self._end)
-        parts = [self._kept]
+        parts: list[Buffer] = [self._kept]
         place = self._end
         while length:
             step = min(length, self._step)
@@ -232,4 +233,4 @@ class _Stream:
             parts.append(part)
             place += step
             length -= step
-        self._kept = b"".join(parts)
+        self._kept = memoryview(b"".join(parts))  # sliced at no cost
