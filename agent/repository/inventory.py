@@ -69,14 +69,14 @@ def _expected(sums: Sums, digit: str) -> dict[PackId, set[int]]:
             if table.packs[number * ID_SIZE] >> 4 == half:
                 by_type = found.setdefault(table.pack(number), {})
                 by_type.setdefault(table.type, set()).add(size)
-    return {
-        pack: {
-            FRAME_BYTES + data + tree
-            for data in by_type.get(BlobType.DATA, {0}) | {0}
-            for tree in by_type.get(BlobType.TREE, {0}) | {0}
-        }
-        for pack, by_type in found.items()
-    }
+    return {pack: _sizes(*map(by_type.get, BlobType)) for pack, by_type in found.items()}
+
+
+def _sizes(data: set[int] | None, trees: set[int] | None) -> set[int]:
+    if data is None or trees is None:
+        return {FRAME_BYTES + size for size in data or trees or ()}
+    both = {one + other for one in data for other in trees}
+    return {FRAME_BYTES + size for size in both | data | trees}
 
 
 def _stored(storage: Storage, digit: str, cancel: CancelToken) -> Iterator[tuple[PackId, int]]:
