@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from agent.access import Access, json_option, repository_options, stoppable, tag_pairs
+from agent.access import (
+    Access,
+    json_option,
+    lock_wait_option,
+    repository_options,
+    stoppable,
+    tag_pairs,
+)
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, PARTIAL
 from agent.monitor import Monitor
@@ -54,14 +61,7 @@ def init(access: Access) -> int:
     help="Earlier snapshot whose unchanged files need not be read. [auto: the newest of this host"
     " and PATH]",
 )
-@click.option(
-    "--lock-wait",
-    "lock_wait_seconds",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long for others' locks. [0]",
-)
+@lock_wait_option
 @json_option
 def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
     """Back up the content of the directory PATH.

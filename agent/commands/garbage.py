@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.access import FIRST_CONTACT_SECONDS, json_option, person_cache_dir, stoppable
+from agent.access import (
+    FIRST_CONTACT_SECONDS,
+    json_option,
+    lock_wait_option,
+    person_cache_dir,
+    stoppable,
+)
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, exit_code
 from agent.commands.gcreport import Report
@@ -65,14 +71,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
     "--credentials-file",
     help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
 )
-@click.option(
-    "--lock-wait",
-    "lock_wait_seconds",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long, for each repository, for backups that run. [0]",
-)
+@lock_wait_option
 @click.option(
     "--empty-location",
     is_flag=True,

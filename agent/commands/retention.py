@@ -36,6 +36,7 @@ from agent.repository.retention import (
     decide,
     group,
     parse_duration,
+    tag_sets,
 )
 from agent.repository.snapshot import Snapshot
 from agent.repository.unlock import unlock as unlock_repository
@@ -222,7 +223,7 @@ def _policy(options: dict[str, Any]) -> Policy:
         {period: count for period, count in counts.items() if count},
         parse_duration(within) if within else None,
         spans,
-        _tag_sets(options["keep_tag"]),
+        tag_sets(options["keep_tag"]),
     )
 
 
@@ -235,11 +236,7 @@ def _count(text: str | None, period: str) -> int:
 
 
 def _filter(options: dict[str, Any]) -> Filter:
-    return Filter(tuple(options["hosts"]), _tag_sets(options["tags"]), tuple(options["paths"]))
-
-
-def _tag_sets(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(text.split(",")) for text in texts)
+    return Filter(tuple(options["hosts"]), tag_sets(options["tags"]), tuple(options["paths"]))
 
 
 def _group_facts(key: Group, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from agent.repository.retention import Filter, tag_sets
 from agent.repository.snapshot import Snapshot
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Filters over snapshots; an empty one takes all.
 
-    A text in ``tags`` is a tag, or several joined by commas of which a snapshot must have all;
-    a snapshot must hold all of ``paths``. ``newest`` keeps so many of each host and paths.
+    A text in ``tags`` is a tag, or several joined by commas of which a snapshot must have all, or ""
+    for having none; a snapshot must hold all of ``paths``. ``newest`` keeps so many of each host and paths.
     """
 
     hosts: Sequence[str] = ()
@@ -25,20 +26,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, snapshots: Iterable[Snapshot]) -> list[Snapshot]:
         """Return the snapshots that are meant, oldest first."""
-        found = sorted(filter(self._takes, snapshots), key=lambda s: s.time_ns)
+        takes = Filter(tuple(self.hosts), tag_sets(self.tags), tuple(self.paths)).admits
+        found = sorted(filter(takes, snapshots), key=lambda s: s.time_ns)
         return found if self.newest is None else _newest(found, self.newest)
-
-    def _takes(self, snapshot: Snapshot) -> bool:
-        held = set(snapshot.tags)
-        return (
-            (not self.hosts or snapshot.hostname in self.hosts)
-            and (not self.tags or any(_parts(wanted) <= held for wanted in self.tags))
-            and set(self.paths) <= set(snapshot.paths)
-        )
-
-
-def _parts(wanted: str) -> set[str]:
-    return {tag for tag in wanted.split(",") if tag}
 
 
 def _newest(snapshots: list[Snapshot], count: int) -> list[Snapshot]:

@@ -129,6 +129,11 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
+def tag_sets(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of tags that texts such as ``a=1,b=2`` ask for."""
+    return tuple(tuple(text.split(",")) for text in texts)
+
+
 def has_tags(snapshot: Snapshot, wanted: Sequence[str]) -> bool:
     """Tell whether a snapshot has all the tags; "" is met by having none."""
     if "" in wanted and not snapshot.tags:
