@@ -1,13 +1,17 @@
 """Reading packs: is every byte of them what the pack's name, its header and the index say?
 
-Packs are read a few at a time, each whole if it is small and in ranges if it is not, so memory
-stays bounded whatever an index claims. What comes of it is one finding for each thing that is wrong
+Packs are read a few at a time, each whole if it is small. A larger one is read in ranges, and alone:
+what may be large in it, the tree of a huge directory, has to be held in one piece to be opened, and
+so is the one thing whose memory has no bound. What comes of it is one finding for each thing that is wrong
 with a pack, and marks in the health of its blobs.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
+import io
+import threading
 from collections.abc import Collection, Iterator
 
 import msgspec
@@ -99,6 +103,7 @@ class PackReader:
         self._monitor = monitor
         self._run = Run(cancel)
         self._cancel = cancel
+        self._alone = threading.Lock()
 
     def read(
         self, packs: PackList, wanted: Collection[PackId], health: Health
@@ -125,6 +130,10 @@ class PackReader:
                 raise
 
     def _read(self, id: PackId, blobs: list[PackedBlob], size: int) -> Reading:
+        with self._alone if size > WHOLE_BYTES else contextlib.nullcontext():
+            return self._read_now(id, blobs, size)
+
+    def _read_now(self, id: PackId, blobs: list[PackedBlob], size: int) -> Reading:
         self._run.check()
         reading = Reading(id, len(blobs))
         stream = _Stream(self._objects, id, size, self._cancel)
@@ -224,13 +233,14 @@ class _Stream:
         if missing <= 0:
             return
         length = min(max(missing, self._step), self._size - self._end)
-        parts: list[Buffer] = [self._kept]
         place = self._end
+        filled = io.BytesIO()  # grows in place: what is large is in memory once
+        filled.write(self._kept)
         while length:
             step = min(length, self._step)
             part = self._storage.get_range(self._key, place, step, cancel=self._cancel)
             self.digest.update(part)
-            parts.append(part)
+            filled.write(part)
             place += step
             length -= step
-        self._kept = memoryview(b"".join(parts))  # sliced at no cost
+        self._kept = filled.getbuffer()  # sliced at no cost
