@@ -312,9 +312,7 @@ def test_a_key(stage: Stage, how: str, restic: Restic) -> None:
         assert findings == []  # that is how keys are removed
         return
     assert key.rpartition("/")[2][:8] in " ".join(finding.message for finding in findings)
-    if how == "truncate":  # a key that does not decode keeps restic out, even beside a good one
-        checked = restic.run(stage.repository, "check", password="second", check=False)
-        assert checked.returncode != 0
+    # restic is not asked: it opens or refuses by which of the two keys it happens to meet first.
     request = RestoreRequest(opened.snapshot("latest").tree, stage.folder / "now")
     restore(opened.reading(), request, Monitor(), NEVER)
     assert all_content(stage.folder / "now") == all_content(stage.volume)
