@@ -35,11 +35,6 @@ ONE_STEP_BYTES = 8 << 20
 _SIZE_UNTOLD = -1
 
 
-def open_blob(key: Key, sealed: Buffer, blob: PackedBlob) -> bytes:
-    """Return the plaintext of a sealed blob; raise ``DamagedBlob`` unless it is what it says."""
-    return BlobOpener(key).open(sealed, blob)
-
-
 class BlobOpener:
     """Opens sealed blobs with contexts that are kept, one for each thread that calls."""
 

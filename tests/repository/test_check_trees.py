@@ -22,20 +22,7 @@ from tests.repository.injection import (
     plant_trees,
     raw_tree,
 )
-from tests.repository.making import (
-    new_repository,
-)
 from tests.repository.mess import noise
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
 
 
 class TestTrees:

@@ -18,7 +18,7 @@ from agent.repository.times import utc
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from tests.repository.clocks import HandClock, SteppingClock
-from tests.repository.making import keys, new_repository
+from tests.repository.making import keys
 
 MINUTES = 60.0
 
@@ -26,11 +26,6 @@ MINUTES = 60.0
 @pytest.fixture
 def storage() -> MemoryStorage:
     return MemoryStorage("the place")
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from agent.repository.pack import (
     open_pack,
     packed_size,
 )
-from agent.repository.reader import open_blob
+from agent.repository.reader import BlobOpener
 from agent.repository.table import Table
 from tests.repository.making import (
     FROZEN_PASSWORD,
@@ -65,7 +65,7 @@ class TestPacks:
             assert encode_header(blobs) == header
             for blob in blobs:
                 sealed = pack[blob.offset : blob.offset + blob.length]
-                assert len(open_blob(key, sealed, blob)) == blob.content_bytes
+                assert len(BlobOpener(key).open(sealed, blob)) == blob.content_bytes
 
     @given(packed_blobs())
     def test_headers_come_back(self, blobs: list[PackedBlob]) -> None:

@@ -20,7 +20,7 @@ from agent.repository.pruneplan import Figures, PruneOptions, parse_size, parse_
 from agent.repository.repository import Repository
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
-from tests.repository.making import PASSWORD, content, keys, new_repository
+from tests.repository.making import PASSWORD, content, keys
 from tests.repository.mess import (
     forget,
     make_mess,
@@ -71,16 +71,6 @@ def findings(repository: Repository) -> list[str]:
 
 def pack_bytes(storage: MemoryStorage) -> int:
     return sum(listed.size for listed in storage.list("data/"))
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
 
 
 def test_a_mess_becomes_a_repository_without_waste_or_oddities(

@@ -15,19 +15,9 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
-from tests.repository.making import PASSWORD, keys, new_repository, store_chunks
+from tests.repository.making import PASSWORD, keys, store_chunks
 
 CHUNK = b"a chunk of data" * 100
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
 
 
 def store_twice(repository: Repository) -> bytes:

@@ -31,16 +31,6 @@ from tests.repository.mess import make_mess, noise, plant, save
 from tests.repository.test_prune import everything, findings
 
 
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
-
-
 def repair_index(repository: Repository) -> IndexRepair:
     with repository.locked(exclusive=True) as lock:
         plan = plan_index_repair(repository)

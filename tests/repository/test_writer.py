@@ -26,16 +26,6 @@ from agent.storage.memory import MemoryStorage
 from tests.repository.making import PASSWORD, content, fill, keys, new_repository, store_chunks
 
 
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def repository(storage: MemoryStorage) -> Repository:
-    return new_repository(storage)
-
-
 def faulty_repository(storage: MemoryStorage, *faults: Fault) -> tuple[Faulty, Repository]:
     fill(storage)
     faulty = Faulty(storage, *faults)
