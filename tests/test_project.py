@@ -279,7 +279,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     return zipfile.Path(built)
 
 
-KERNELS = {"chunker/_scan.abi3.so", "agent/volume/_create.abi3.so"}
+KERNELS = {
+    "chunker/_scan.abi3.so",
+    "agent/volume/_create.abi3.so",
+    "agent/repository/_blobs.abi3.so",
+}
 
 
 class TestWheel:
@@ -295,7 +299,8 @@ class TestWheel:
         wanted = {
             str(path.relative_to(ROOT))
             for path in project_files()
-            if path.relative_to(ROOT).parts[0] in {"agent", "chunker"} and path.suffix != ".c"
+            if path.relative_to(ROOT).parts[0] in {"agent", "chunker"}
+            and path.suffix not in {".c", ".h"}
         }
         assert wanted - names == set()
         carried = {name for name in names if ".dist-info/" not in name}

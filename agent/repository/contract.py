@@ -12,6 +12,7 @@ from typing import Protocol
 from agent.entry import Entry
 from agent.errors import DamagedBlob
 from agent.repository.snapshot import Snapshot
+from agent.storage.contract import Buffer
 from chunker import Parameters
 
 
@@ -25,8 +26,11 @@ class BackupTarget(Protocol):
     def has_content(self, ids: Sequence[bytes]) -> bool:
         """Tell whether every chunk is already stored, so that it need not be read again."""
 
-    def store_chunk(self, data: bytes) -> bytes:
-        """Store a chunk unless it is known; return its id."""
+    def store_chunks(self, data: Buffer, spans: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Store the chunks that lie in a buffer, each at (start, size), unless they are known.
+
+        Returns their ids; the buffer can be used for something else then.
+        """
 
     def store_tree(self, entries: Sequence[Entry]) -> bytes:
         """Store a directory of finished entries; return its id."""
@@ -56,8 +60,11 @@ class Range(Protocol):
     def fetch(self) -> bytes:
         """Read the range as it is stored."""
 
-    def chunks(self, fetched: bytes) -> Iterator[tuple[bytes, bytes | DamagedBlob]]:
-        """Yield each chunk's id and content, verified, or why it cannot be had from anywhere."""
+    def chunks(self, fetched: bytes) -> Iterator[tuple[bytes, Buffer | DamagedBlob]]:
+        """Yield each chunk's id and content, verified, or why it cannot be had from anywhere.
+
+        The content is good until the next chunk is asked for.
+        """
 
 
 class RestoreSource(Protocol):

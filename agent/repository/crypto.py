@@ -65,35 +65,17 @@ class Key:
 
     def unseal(self, sealed: Buffer, what: str) -> bytes:
         """Return the plaintext; raise ``MalformedData`` naming ``what`` if the MAC is wrong."""
-        return Opener(self).unseal(sealed, what)
-
-
-class Opener:
-    """Unseals with cipher contexts that are kept: making them costs more than a small blob.
-
-    For one thread at a time.
-    """
-
-    __slots__ = ("_blocks", "_counter", "_mac_r")
-
-    def __init__(self, key: Key) -> None:
-        self._mac_r = key.mac_r
-        self._blocks = Cipher(key._mac_aes, ECB()).encryptor()  # noqa: S305 - by Poly1305-AES
-        self._counter = Cipher(key._aes, CTR(bytes(IV_SIZE))).decryptor()
-
-    def unseal(self, sealed: Buffer, what: str) -> bytes:
-        """Return the plaintext; raise ``MalformedData`` naming ``what`` if the MAC is wrong."""
         if len(sealed) < OVERHEAD:
             raise MalformedData(what, f"{len(sealed)} bytes are too few to be sealed data")
         view = memoryview(sealed)
         iv = bytes(view[:IV_SIZE])
         ciphertext = view[IV_SIZE:-MAC_SIZE]
-        one_time_key = self._mac_r + self._blocks.update(iv)
+        mac = self._one_time(iv)
+        mac.update(ciphertext)
         try:
-            Poly1305.verify_tag(one_time_key, ciphertext, bytes(view[-MAC_SIZE:]))
+            mac.verify(bytes(view[-MAC_SIZE:]))
         except InvalidSignature:
             raise MalformedData(what, "its authentication code is wrong") from None
         if not any(iv):
             raise MalformedData(what, "its authentication code is wrong")
-        self._counter.reset_nonce(iv)
-        return self._counter.update(ciphertext)
+        return Cipher(self._aes, CTR(iv)).decryptor().update(ciphertext)

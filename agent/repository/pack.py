@@ -64,31 +64,49 @@ def packed_size(blobs: list[PackedBlob]) -> int:
 
 
 class PackBuilder:
-    """A pack in the making: append sealed blobs, then finish it once."""
+    """A pack in the making: append sealed blobs, then finish it once.
 
-    def __init__(self, type: BlobType) -> None:
+    ``body`` is a buffer that may have been used before; it grows as needed, and whoever gave it can
+    use it again when the finished pack is no longer wanted.
+    """
+
+    def __init__(self, type: BlobType, body: bytearray | None = None) -> None:
         self.type = type
-        self.body = bytearray()
+        self.body = bytearray() if body is None else body
+        self.size = 0
         self.blobs: list[PackedBlob] = []
 
     def append(self, id: BlobId, sealed: Buffer, plain_length: int) -> PackedBlob:
         """Add one sealed blob; ``plain_length`` is 0 unless it is compressed."""
-        blob = PackedBlob(self.type, id, len(self.body), len(sealed), plain_length)
-        self.body += sealed
+        blob = PackedBlob(self.type, id, self.size, len(sealed), plain_length)
+        self._write(sealed)
         self.blobs.append(blob)
         return blob
 
     @property
     def full(self) -> bool:
         """Tell whether the pack should be finished."""
-        return len(self.body) >= TARGET_BYTES or len(self.blobs) >= MAX_ENTRIES
+        return self.size >= TARGET_BYTES or len(self.blobs) >= MAX_ENTRIES
 
-    def finish(self, key: Key, iv: bytes) -> bytearray:
-        """Seal the header, and return the whole pack."""
+    def sealed(self, blob: PackedBlob) -> bytearray:
+        """Return a copy of a blob that was appended."""
+        return self.body[blob.offset : blob.offset + blob.length]
+
+    def finish(self, key: Key, iv: bytes) -> memoryview:
+        """Seal the header, and return the whole pack, which lies in ``body``."""
         header = key.seal(iv, encode_header(self.blobs))
-        self.body += header
-        self.body += _TRAILER.pack(len(header))
-        return self.body
+        self._write(header)
+        self._write(_TRAILER.pack(len(header)))
+        return memoryview(self.body)[: self.size]
+
+    def _write(self, part: Buffer) -> None:
+        end = self.size + len(part)
+        if end > len(self.body):
+            # A slice past the end appends; the buffer over-allocates, so this is not done often.
+            self.body[self.size :] = part
+        else:
+            self.body[self.size : end] = part
+        self.size = end
 
 
 def encode_header(blobs: list[PackedBlob]) -> bytes:

@@ -8,22 +8,24 @@ fetched whole and a few of them kept. Data blobs are fetched one by one, or as t
 import collections
 import hashlib
 import threading
-from collections.abc import Iterator
-
-import zstandard
+from collections.abc import Iterator, Sequence
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
 from agent.errors import DamagedBlob, MalformedData, ObjectMissing, StorageError
-from agent.repository.crypto import Key, Opener
+from agent.repository.buffers import Buffers
+from agent.repository.crypto import Key
 from agent.repository.fetching import Fetch
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
+from agent.repository.kernel import blob_kernel
 from agent.repository.objects import pack_key
 from agent.repository.pack import PackedBlob
+from agent.repository.plainkernel import SEALED
+from agent.repository.sealing import DEFAULT_LEVEL, SMALL_LEVEL
 from agent.repository.table import Found
 from agent.repository.tree import decode_tree
-from agent.repository.unpacked import MAX_WINDOW_BYTES, inflate
+from agent.repository.unpacked import inflate
 from agent.storage.contract import Buffer, Storage
 
 TREE_PACKS_BYTES = 24 << 20
@@ -32,48 +34,78 @@ TREE_PACKS_BYTES = 24 << 20
 ONE_STEP_BYTES = 8 << 20
 """What is decompressed in one call: no more than any chunk, whatever size a blob claims."""
 
-_SIZE_UNTOLD = -1
+TOGETHER_BYTES = 2 << 20
+"""How much content is opened in one call, if it is more than one blob."""
 
 
 class BlobOpener:
-    """Opens sealed blobs with contexts that are kept, one for each thread that calls."""
+    """Opens sealed blobs; for any number of threads."""
 
     def __init__(self, key: Key) -> None:
         self._key = key
-        self._local = threading.local()
+        self._kernel = blob_kernel(key, DEFAULT_LEVEL, SMALL_LEVEL)
 
     def open(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
+        if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
+            plain = bytearray(blob.content_bytes)
+            if self._kernel.open(sealed, _record(0, blob), plain) == b"\0":
+                return bytes(plain)
+        return self._patiently(sealed, blob)
+
+    def open_many(
+        self, data: Buffer, blobs: Sequence[PackedBlob], start: int, room: bytearray
+    ) -> list[memoryview | None]:
+        """Open blobs that lie in a range of a pack, which begins at ``start``, into ``room``.
+
+        ``room`` takes all their content; what is returned are views of it, or None for a blob that
+        did not open: ``open`` says why.
+        """
+        records = b"".join([_record(start, blob) for blob in blobs])
+        statuses = self._kernel.open(data, records, room)
+        view = memoryview(room)
+        found: list[memoryview | None] = []
+        used = 0
+        for blob, status in zip(blobs, statuses, strict=True):
+            size = blob.content_bytes
+            found.append(None if status else view[used : used + size])
+            used += size
+        return found
+
+    def _patiently(self, sealed: Buffer, blob: PackedBlob) -> bytes:
+        """Open one blob step by step, and say what is wrong with it."""
         try:
-            opener: Opener = self._local.opener
-        except AttributeError:
-            opener = self._local.opener = Opener(self._key)
-            self._local.frames = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-        try:
-            plain = opener.unseal(sealed, "it")
+            plain = self._key.unseal(sealed, "it")
             if blob.plain_length:
-                plain = self._inflated(plain, blob.plain_length)
+                plain = inflate(plain, blob.plain_length, "it")
         except MalformedData as error:
             raise DamagedBlob(f"{_named(blob)} is damaged: {error.reason}") from None
         if hashlib.sha256(plain).digest() != blob.id:
             raise DamagedBlob(f"{_named(blob)} is damaged: its content does not match its id")
         return plain
 
-    def _inflated(self, packed: bytes, size: int) -> bytes:
-        """Decompress in one go what is one frame of a chunk's size, and anything else in steps."""
-        try:
-            told = zstandard.frame_content_size(packed) if size <= ONE_STEP_BYTES else 0
-            if told in (size, _SIZE_UNTOLD):
-                plain: bytes = self._local.frames.decompress(packed, max_output_size=size)
-                if len(plain) == size:
-                    return plain
-        except zstandard.ZstdError:
-            pass  # what follows says what is wrong
-        return inflate(packed, size, "it")
+
+def _record(start: int, blob: PackedBlob) -> bytes:
+    return SEALED.pack(blob.offset - start, blob.length, blob.plain_length, blob.id)
 
 
 def _named(blob: PackedBlob) -> str:
     return f"{blob.type.word} blob {blob.id.hex()}"
+
+
+def _together(blobs: Sequence[PackedBlob]) -> Iterator[tuple[list[PackedBlob], int]]:
+    """Divide blobs into groups that are opened in one call; yield each with the size of its content."""
+    group: list[PackedBlob] = []
+    size = 0
+    for blob in blobs:
+        more = blob.content_bytes
+        if group and size + more > TOGETHER_BYTES:
+            yield group, size
+            group, size = [], 0
+        group.append(blob)
+        size += more
+    if group:
+        yield group, size
 
 
 class BlobReader:
@@ -87,6 +119,7 @@ class BlobReader:
         self._view = view
         self._cancel = cancel
         self._lock = threading.Lock()
+        self._buffers = Buffers()
         self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
 
     def load(self, type: BlobType, id: BlobId) -> bytes:
@@ -126,19 +159,27 @@ class BlobReader:
                 raise
             return b""
 
-    def opened(self, fetch: Fetch, fetched: bytes) -> Iterator[tuple[BlobId, bytes | DamagedBlob]]:
-        """Yield each wanted blob of a range, verified, in stored order.
+    def opened(self, fetch: Fetch, fetched: bytes) -> Iterator[tuple[BlobId, Buffer | DamagedBlob]]:
+        """Yield each wanted blob of a range, verified, in stored order; good until the next.
 
         A blob that does not open is looked for once more, in every pack that holds it; its
         ``DamagedBlob`` is yielded in its place if none has it intact. Raises ``StorageError``.
         """
-        view = memoryview(fetched)
-        for blob in fetch.blobs:
-            start = blob.offset - fetch.offset
-            try:
-                yield blob.id, self._opener.open(view[start : start + blob.length], blob)
-            except DamagedBlob:
-                yield blob.id, self._again(blob)
+        for blobs, size in _together(fetch.blobs):
+            if size > ONE_STEP_BYTES or fetch.length > len(fetched):
+                yield from ((blob.id, self._alone(fetch, fetched, blob)) for blob in blobs)
+                continue
+            with self._buffers.lend(size) as room:
+                opened = self._opener.open_many(fetched, blobs, fetch.offset, room)
+                for blob, plain in zip(blobs, opened, strict=True):
+                    yield blob.id, self._alone(fetch, fetched, blob) if plain is None else plain
+
+    def _alone(self, fetch: Fetch, fetched: Buffer, blob: PackedBlob) -> bytes | DamagedBlob:
+        start = blob.offset - fetch.offset
+        try:
+            return self._opener.open(memoryview(fetched)[start : start + blob.length], blob)
+        except DamagedBlob:
+            return self._again(blob)
 
     def _again(self, blob: PackedBlob) -> bytes | DamagedBlob:
         try:

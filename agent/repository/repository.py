@@ -34,6 +34,7 @@ from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
 from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import Session, Writer
+from agent.storage.contract import Buffer
 from chunker import MIN_SIZE
 
 ZEROS = bytes(MIN_SIZE)
@@ -103,7 +104,7 @@ class _PlannedRange:
         """Read the range."""
         return self._blobs.fetch(self._fetch)
 
-    def chunks(self, fetched: bytes) -> Iterator[tuple[BlobId, bytes | DamagedBlob]]:
+    def chunks(self, fetched: bytes) -> Iterator[tuple[BlobId, Buffer | DamagedBlob]]:
         """Open what was fetched."""
         return self._blobs.opened(self._fetch, fetched)
 

@@ -29,7 +29,7 @@ from agent.repository.pack import PackedBlob
 from agent.repository.ranges import read_blobs
 from agent.repository.reader import BlobOpener
 from agent.repository.repository import LOADERS, Repository, in_parallel
-from agent.repository.sealing import Sealer
+from agent.repository.sealing import Sealed, Sealer
 from agent.repository.uploads import INDEX_BLOBS, Uploads
 from agent.repository.writer import OpenPacks
 
@@ -113,9 +113,11 @@ class Rewrite:
         if plain is None:
             return
         if again:
-            target.add(blob.id, *self._sealer.seal(blob.type, blob.id, plain))
+            hashed = self._sealer.hash(plain, [(0, len(plain))])
+            for resealed in self._sealer.seal(blob.type, plain, hashed, [0]):
+                target.add(resealed)
         else:
-            target.add(blob.id, sealed, blob.plain_length)
+            target.add([Sealed(blob.id, memoryview(sealed), blob.plain_length)])
         self._monitor.add(bytes_done=blob.length + blob.entry_bytes)
 
     def damaged(self, packs: Iterable[PackContent]) -> list[PackContent]:

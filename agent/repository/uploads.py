@@ -14,11 +14,11 @@ from collections.abc import Callable
 from agent.cancel import CancelToken, Run
 from agent.monitor import Monitor
 from agent.repository.crypto import Key
-from agent.repository.identity import PackId
+from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import Packs, encode_index
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects, fresh_iv, pack_key
-from agent.repository.pack import PackBuilder
+from agent.repository.pack import TARGET_BYTES, PackBuilder
 
 CONNECTIONS = 4
 """Packs in flight: a choice (s3.md section 1); each costs its 16 MiB while it lasts."""
@@ -28,6 +28,9 @@ INDEX_SECONDS = 60.0
 """An index file is written at either of these; restic's are 50,000 and 10 minutes."""
 
 _WAIT_SLICE_SECONDS = 0.5
+
+_KEPT_BYTES = TARGET_BYTES + (10 << 20)
+"""The memory of a usual pack, with a last blob of any chunk's size, is kept for the next one."""
 
 
 class Uploads:
@@ -53,6 +56,7 @@ class Uploads:
         self._index_due = time.monotonic() + INDEX_SECONDS
         self._run = Run(cancel)
         self._running: set[concurrent.futures.Future[None]] = set()
+        self._bodies: list[bytearray] = []
         self.on_index: Callable[[Packs], None] = lambda packs: None
 
     @property
@@ -67,6 +71,12 @@ class Uploads:
     def check(self) -> None:
         """Raise what went wrong so far, or ``Canceled``."""
         self._run.check()
+
+    def builder(self, type: BlobType) -> PackBuilder:
+        """Return an empty pack, in the memory of one that was sent: fresh memory costs time."""
+        with self._state:
+            body = self._bodies.pop() if self._bodies else bytearray()
+        return PackBuilder(type, body)
 
     def send(self, pack: PackBuilder) -> None:
         """Queue a full pack; waits while too many are in flight."""
@@ -92,17 +102,19 @@ class Uploads:
 
     def _upload(self, pack: PackBuilder) -> None:
         self.check()
-        body = pack.finish(self.key, fresh_iv())
-        digest = hashlib.sha256(body).digest()
-        id = PackId(digest)
-        self._lock.check()
-        self._objects.storage.put(pack_key(id), body, sha256=digest, cancel=self._cancel)
-        self._monitor.add(bytes_uploaded=len(body))
+        with pack.finish(self.key, fresh_iv()) as whole:
+            digest = hashlib.sha256(whole).digest()
+            id = PackId(digest)
+            self._lock.check()
+            self._objects.storage.put(pack_key(id), whole, sha256=digest, cancel=self._cancel)
+            self._monitor.add(bytes_uploaded=len(whole))
         self._note(id, pack)
 
     def _note(self, id: PackId, pack: PackBuilder) -> None:
         due: Packs = []
         with self._state:
+            if len(pack.body) <= _KEPT_BYTES:
+                self._bodies.append(pack.body)
             self._arrived.append((id, pack.blobs))
             self._arrived_blobs += len(pack.blobs)
             if self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due:

@@ -11,7 +11,6 @@ blob goes to either by chance, which hides chunk sizes from who watches the buck
 """
 
 import dataclasses
-import hashlib
 import secrets
 import threading
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects
 from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
 from agent.repository.reader import BlobReader
-from agent.repository.sealing import DEFAULT_LEVEL, Sealer
+from agent.repository.sealing import DEFAULT_LEVEL, Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
 from agent.repository.uploads import CONNECTIONS, Uploads
@@ -51,14 +50,16 @@ class _Known:
         self._claimed: dict[BlobType, set[BlobId]] = {type: set() for type in BlobType}
         self._distrusted: set[BlobType] = set()
 
-    def claim(self, type: BlobType, id: BlobId) -> bool:
-        """Tell whether the caller is the one who has to store this blob."""
+    def claim(self, type: BlobType, ids: Sequence[BlobId]) -> list[int]:
+        """Return the places of those blobs that the caller is the one who has to store."""
+        mine = []
         with self._lock:
             claimed = self._claimed[type]
-            if id in claimed or self._indexed(type, id):
-                return False
-            claimed.add(id)
-            return True
+            for place, id in enumerate(ids):
+                if id not in claimed and not self._indexed(type, id):
+                    claimed.add(id)
+                    mine.append(place)
+        return mine
 
     def has(self, type: BlobType, id: BlobId) -> bool:
         with self._lock:
@@ -88,42 +89,47 @@ class OpenPacks:
     def __init__(self, type: BlobType, uploads: Uploads) -> None:
         self._type = type
         self._uploads = uploads
-        self._packs = [PackBuilder(type) for _ in range(OPEN_PACKS)]
+        self._packs = self._empty()
         self._lock = threading.Lock()
 
-    def add(self, id: BlobId, sealed: Buffer, plain_length: int) -> int:
-        """Append a sealed blob, send the pack if it is full; return the blob's stored size.
+    def _empty(self) -> list[PackBuilder]:
+        return [self._uploads.builder(self._type) for _ in range(OPEN_PACKS)]
+
+    def add(self, blobs: Sequence[Sealed]) -> int:
+        """Append sealed blobs, send each pack that is full; return the stored size of them all.
 
         A full pack is sent under the lock. While all connections are busy no thread can fill
         another one: memory is a matter of connections, not of threads.
         """
+        size = 0
         with self._lock:
-            slot = secrets.randbelow(OPEN_PACKS)
-            pack = self._packs[slot]
-            blob = pack.append(id, sealed, plain_length)
-            if pack.full:
-                self._packs[slot] = PackBuilder(self._type)
-                self._uploads.send(pack)
-        return blob.length + blob.entry_bytes
+            for blob, chance in zip(blobs, secrets.token_bytes(len(blobs)), strict=True):
+                slot = chance % OPEN_PACKS
+                pack = self._packs[slot]
+                packed = pack.append(blob.id, blob.bytes, blob.plain_length)
+                size += packed.length + packed.entry_bytes
+                if pack.full:
+                    self._packs[slot] = self._uploads.builder(self._type)
+                    self._uploads.send(pack)
+        return size
 
     def flush(self) -> None:
         """Send what is left, as one pack if it fits."""
         with self._lock:
             left = [pack for pack in self._packs if pack.blobs]
-            self._packs = [PackBuilder(self._type) for _ in range(OPEN_PACKS)]
+            self._packs = self._empty()
         if len(left) > 1 and _fit_together(left):
             first, *rest = left
             for pack in rest:
                 for blob in pack.blobs:
-                    sealed = pack.body[blob.offset : blob.offset + blob.length]
-                    first.append(blob.id, sealed, blob.plain_length)
+                    first.append(blob.id, pack.sealed(blob), blob.plain_length)
             left = [first]
         for pack in left:
             self._uploads.send(pack)
 
 
 def _fit_together(packs: list[PackBuilder]) -> bool:
-    size = sum(len(pack.body) for pack in packs)
+    size = sum(pack.size for pack in packs)
     return size < TARGET_BYTES and sum(len(pack.blobs) for pack in packs) <= MAX_ENTRIES
 
 
@@ -170,13 +176,14 @@ class Writer:
         """Tell whether every data blob is indexed or on its way."""
         return all(self._known.has(BlobType.DATA, BlobId(id)) for id in ids)
 
-    def store_chunk(self, data: bytes) -> bytes:
-        """Store a data blob unless it is known; return its id."""
-        return self._store(BlobType.DATA, data)
+    def store_chunks(self, data: Buffer, spans: Sequence[Span]) -> Sequence[bytes]:
+        """Store the data blobs that lie in a buffer unless they are known; return their ids."""
+        return self._store(BlobType.DATA, data, spans)
 
     def store_tree(self, entries: Sequence[Entry]) -> bytes:
         """Store a tree unless it is known; return its id."""
-        return self._store(BlobType.TREE, encode_tree(entries, local_zone))
+        text = encode_tree(entries, local_zone)
+        return self._store(BlobType.TREE, text, [(0, len(text))])[0]
 
     def load_tree(self, id: bytes) -> list[Entry]:
         """Return the entries of an earlier snapshot's directory.
@@ -203,22 +210,28 @@ class Writer:
         """End the uploads; see ``Uploads.close``."""
         self._uploads.close()
 
-    def _store(self, type: BlobType, data: bytes) -> BlobId:
+    def _store(self, type: BlobType, data: Buffer, spans: Sequence[Span]) -> Sequence[BlobId]:
         self._uploads.check()
-        if len(data) > MAX_BLOB_BYTES:
+        largest = max((size for _, size in spans), default=0)
+        if largest > MAX_BLOB_BYTES:
             raise RepositoryError(
-                f"a {type.word} blob of {len(data)} bytes does not fit into a pack, which ends at"
-                " 4 GiB; a directory of so many entries has to be excluded or split"
+                f"a {type.word} blob of {largest} bytes does not fit into a pack, which ends at 4 GiB;"
+                " a directory of so many entries has to be excluded or split"
             )
-        id = BlobId(hashlib.sha256(data).digest())
-        if not self._known.claim(type, id):
-            return id
+        hashed = self._sealer.hash(data, spans)
+        mine = self._known.claim(type, hashed.ids)
+        if not mine:
+            return hashed.ids
+        stored = 0
         try:
-            sealed, plain_length = self._sealer.seal(type, id, data)
-            stored = self._open[type].add(id, sealed, plain_length)
+            for blobs in self._sealer.seal(type, data, hashed, mine):
+                stored += self._open[type].add(blobs)
         except BaseException as error:
             self._uploads.fail(error)
             raise
-        kind = "data_blobs" if type is BlobType.DATA else "tree_blobs"
-        self._session.monitor.add(**{kind: 1}, bytes_added=len(data), bytes_stored=stored)
-        return id
+        self._session.monitor.add(
+            **{"data_blobs" if type is BlobType.DATA else "tree_blobs": len(mine)},
+            bytes_added=sum(spans[place][1] for place in mine),
+            bytes_stored=stored,
+        )
+        return hashed.ids

@@ -309,6 +309,9 @@ class _Backup:
                 yield chunk
         yield from stream.finish()
 
+    def _store(self, chunk: bytes) -> bytes:
+        return self._target.store_chunks(chunk, [(0, len(chunk))])[0]
+
     def _save(
         self, chunk: bytes, stream: ChunkStream, seen: int
     ) -> "bytes | concurrent.futures.Future[bytes]":
@@ -318,11 +321,11 @@ class _Backup:
         """
         if chunk is stream.zero_chunk:
             if self._zero_id is None:
-                self._zero_id = self._target.store_chunk(chunk)
+                self._zero_id = self._store(chunk)
             return self._zero_id
         if seen <= len(chunk):
-            return self._target.store_chunk(chunk)
-        return self._savers.submit(len(chunk), self._target.store_chunk, chunk)
+            return self._store(chunk)
+        return self._savers.submit(len(chunk), self._store, chunk)
 
 
 class _Seen:

@@ -4,19 +4,16 @@ Each range is fetched by one thread of the pool, which verifies every chunk in i
 wherever it belongs. The budget of the pool is what bounds the memory of all of it.
 """
 
-import contextlib
-import threading
-
 from agent.cancel import Run
 from agent.entry import Entry
 from agent.errors import DamagedBlob
 from agent.monitor import Monitor
 from agent.repository.contract import Range, RestoreSource
+from agent.storage.contract import Buffer
 from agent.transfer.pool import Pool
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_writing import BATCH_BYTES, Batches, LargeFile, Wanted, Writing
 from agent.transfer.window import Window
-from agent.volume.creation import SMALL_BYTES
 from agent.volume.descriptors import join
 
 WRITERS = 6
@@ -36,9 +33,6 @@ class Content:
         self._writing = writing
         self.window = Window()
         self.pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
-        # Many small chunks are opened by one thread at a time: all of them would wait for the
-        # interpreter's lock anyway, and hand it round at every hash.
-        self._opening = threading.Lock()
 
     def want(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
         """Have chunks fetched for a file; one that wants none is finished here and now."""
@@ -72,30 +66,28 @@ class Content:
         """Fetch one range and write all that is in it."""
         batches = Batches(self._writing, self._monitor)
         fetched = range.fetch()
-        small = range.content_bytes < SMALL_BYTES * range.count
-        with self._opening if small else contextlib.nullcontext():
-            for id, chunk in range.chunks(fetched):
-                self._run.check()
-                self._deliver(wanted, id, chunk, batches)
+        for id, chunk in range.chunks(fetched):
+            self._run.check()
+            self._deliver(wanted, id, chunk, batches)
         batches.flush()
         self._monitor.add(bytes_read=len(fetched))
 
     def _deliver(
-        self, wanted: Wanted, id: bytes, chunk: bytes | DamagedBlob, batches: Batches
+        self, wanted: Wanted, id: bytes, chunk: Buffer | DamagedBlob, batches: Batches
     ) -> None:
         """Give a chunk to every file that wants it."""
         for taker in wanted.pop(id):
             first, rest = taker
             if isinstance(first, LargeFile):
                 assert isinstance(rest, int)
-                if isinstance(chunk, bytes):
+                if not isinstance(chunk, DamagedBlob):
                     self._monitor.add(bytes_done=len(chunk))
                 if first.write(rest, chunk):
                     self._writing.settle(first)
             else:
                 assert isinstance(rest, Entry)
-                if isinstance(chunk, bytes):
-                    batches.add(first, rest, chunk)
-                else:
+                if isinstance(chunk, DamagedBlob):
                     self._writing.lost(join(first.path, rest.name), chunk)
                     first.done()
+                else:
+                    batches.add(first, rest, bytes(chunk))

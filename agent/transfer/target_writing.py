@@ -11,6 +11,7 @@ import threading
 from agent.entry import Entry
 from agent.errors import DamagedBlob, SourceError
 from agent.monitor import Monitor
+from agent.storage.contract import Buffer
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_links import TargetLinks
 from agent.volume.descriptors import join
@@ -56,7 +57,7 @@ class LargeFile:
         """Return why it cannot be finished, or None."""
         return self._broken
 
-    def write(self, offset: int, chunk: bytes | DamagedBlob) -> bool:
+    def write(self, offset: int, chunk: Buffer | DamagedBlob) -> bool:
         """Write one chunk; return whether it was the last one that was to come."""
         if self._broken is None:
             if isinstance(chunk, DamagedBlob):

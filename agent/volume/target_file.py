@@ -100,7 +100,7 @@ class TargetFile(Held):
             raise SourceError(self.path, "was replaced while it was restored; stop the pod")
         return descriptor
 
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write ``data`` at ``offset``; each range once, zeros become holes.
 
         Call ``truncate`` too: a hole at the end is not part of the file before.

@@ -11,6 +11,7 @@ from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
+from agent.repository.writer import Writer
 from agent.storage.contract import Storage
 from agent.storage.memory import MemoryStorage
 
@@ -60,6 +61,11 @@ def frozen_repository() -> MemoryStorage:
     return storage
 
 
+def store_chunk(writer: Writer, data: bytes) -> bytes:
+    """Store one chunk; return its id."""
+    return writer.store_chunks(data, [(0, len(data))])[0]
+
+
 def store_chunks(
     repository: Repository,
     chunks: list[bytes],
@@ -71,6 +77,6 @@ def store_chunks(
         repository.locked(exclusive=False) as lock,
         repository.writing(lock, monitor or Monitor(), cancel) as writer,
     ):
-        ids = [writer.store_chunk(chunk) for chunk in chunks]
+        ids = [store_chunk(writer, chunk) for chunk in chunks]
         tree = writer.store_tree([])
         return ids, writer.finish(Snapshot(time_ns=0, tree=tree, paths=("/v",)))

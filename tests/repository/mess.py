@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Mapping
 
+import msgspec
 import zstandard
 
 from agent.cancel import NEVER
@@ -13,12 +14,13 @@ from agent.repository.forget import remove_named
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import encode_index
 from agent.repository.objects import Folder, fresh_iv, pack_key
-from agent.repository.pack import PackBuilder, PackedBlob
+from agent.repository.pack import PackBuilder
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.times import NANOSECONDS, utc
 from agent.repository.tree import encode_tree
 from agent.repository.writer import Writer
+from tests.repository.making import store_chunk
 
 CHUNK_BYTES = 4000
 DAY_NS = 86_400 * NANOSECONDS
@@ -58,7 +60,7 @@ def _store(writer: Writer, files: Files) -> bytes:
         if slash:
             below.setdefault(first, {})[rest] = data
         else:
-            entries.append(file_entry(first, data, map(writer.store_chunk, pieces(data))))
+            entries.append(file_entry(first, data, [store_chunk(writer, p) for p in pieces(data)]))
     entries += [directory_entry(name, _store(writer, inner)) for name, inner in below.items()]
     return writer.store_tree(entries)
 
@@ -102,9 +104,9 @@ def plant(
         sealed = objects.key.seal(fresh_iv(), payload)
         id = BlobId(hashlib.sha256(plain).digest())
         length = len(plain) if compressed else 0
-        builder.blobs.append(PackedBlob(type, id, len(builder.body), len(sealed), length))
-        builder.body += sealed
-    body = builder.finish(objects.key, fresh_iv())
+        builder.append(id, sealed, length)
+        builder.blobs[-1] = msgspec.structs.replace(builder.blobs[-1], type=type)
+    body = bytes(builder.finish(objects.key, fresh_iv()))
     pack = PackId(hashlib.sha256(body).digest())
     objects.storage.put(pack_key(pack), body)
     if indexed:

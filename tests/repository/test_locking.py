@@ -18,7 +18,7 @@ from agent.repository.times import utc
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from tests.repository.clocks import HandClock, SteppingClock
-from tests.repository.making import keys
+from tests.repository.making import keys, store_chunk
 
 MINUTES = 60.0
 
@@ -230,7 +230,7 @@ def test_after_the_lock_is_lost_nothing_is_written(
 
     def write() -> None:
         with repository.writing(lock, Monitor(), NEVER) as writer:
-            writer.store_chunk(b"content")
+            store_chunk(writer, b"content")
             clock.seconds += 23 * MINUTES
             writer.finish(Snapshot(time_ns=0, tree=bytes(32)))
 

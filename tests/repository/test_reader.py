@@ -15,7 +15,7 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
-from tests.repository.making import PASSWORD, keys, store_chunks
+from tests.repository.making import PASSWORD, keys, store_chunk, store_chunks
 
 CHUNK = b"a chunk of data" * 100
 
@@ -28,9 +28,9 @@ def store_twice(repository: Repository) -> bytes:
         repository.writing(held, Monitor(), NEVER) as one,
         repository.writing(held, Monitor(), NEVER) as two,
     ):
-        id = one.store_chunk(CHUNK)
-        assert two.store_chunk(CHUNK) == id
-        two.store_chunk(b"what makes the second pack differ")
+        id = store_chunk(one, CHUNK)
+        assert store_chunk(two, CHUNK) == id
+        store_chunk(two, b"what makes the second pack differ")
         for writer in (one, two):
             for packs in writer._open.values():
                 packs.flush()

@@ -18,12 +18,20 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, file_key, names, pack_key
 from agent.repository.opening import open_repository
 from agent.repository.pack import PackBuilder, open_pack
+from agent.repository.plainkernel import PlainKernel
 from agent.repository.repository import Repository
-from agent.repository.sealing import Sealer
 from agent.repository.snapshot import Snapshot
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
-from tests.repository.making import PASSWORD, content, fill, keys, new_repository, store_chunks
+from tests.repository.making import (
+    PASSWORD,
+    content,
+    fill,
+    keys,
+    new_repository,
+    store_chunk,
+    store_chunks,
+)
 
 
 def faulty_repository(storage: MemoryStorage, *faults: Fault) -> tuple[Faulty, Repository]:
@@ -81,7 +89,7 @@ def test_a_chunk_from_many_threads_is_stored_once(repository: Repository) -> Non
         def store() -> None:
             start.wait()
             for number in range(20):
-                writer.store_chunk(chunk(number))
+                store_chunk(writer, chunk(number))
 
         threads = [threading.Thread(target=store) for _ in range(8)]
         for thread in threads:
@@ -170,7 +178,7 @@ def test_two_packs_of_a_type_are_open_and_leftovers_are_merged(
         repository.writing(lock, Monitor(), NEVER) as writing,
     ):
         for number in range(64):
-            writing.store_chunk(chunk(number, 100))
+            store_chunk(writing, chunk(number, 100))
         opened = writing._open[BlobType.DATA]._packs
         assert len(opened) == 2
         assert all(pack.blobs for pack in opened)
@@ -188,7 +196,7 @@ def test_leftovers_that_do_not_fit_together_stay_apart(
         repository.writing(lock, Monitor(), NEVER) as writing,
     ):
         for number in range(64):
-            writing.store_chunk(chunk(number, 100))
+            store_chunk(writing, chunk(number, 100))
         writing.finish(Snapshot(time_ns=0, tree=writing.store_tree([])))
     assert len(keys(storage, "data")) == 3
     assert check_sound(storage, repository) == 65
@@ -211,6 +219,7 @@ def test_a_pack_is_closed_at_its_target_or_when_its_header_is_full(
 def test_a_seal_that_does_not_open_again_ends_the_run_with_nothing_stored(
     storage: MemoryStorage, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("agent.repository.sealing.blob_kernel", PlainKernel)
     seal = Key.seal
 
     def corrupt(self: Key, iv: bytes, plaintext: bytes) -> bytearray:
@@ -233,8 +242,8 @@ def test_a_compressor_that_errs_ends_the_run(
         def compress(self, data: bytes) -> bytes:
             return zstandard.compress(bytes([data[0] ^ 1]) + data[1:])
 
-    contexts = Sealer._contexts
-    monkeypatch.setattr(Sealer, "_contexts", lambda self: (Wrong(), contexts(self)[1]))
+    monkeypatch.setattr("agent.repository.sealing.blob_kernel", PlainKernel)
+    monkeypatch.setattr(PlainKernel, "_compressed", lambda self, plain: Wrong().compress(plain))
     with pytest.raises(DamagedBlob):
         store_chunks(repository, [b"a" * 1000])
     assert keys(storage, "data") == []
@@ -356,7 +365,7 @@ def test_a_run_under_a_lost_lock_leaves_no_index_either(
 
 def _leave_early(repository: Repository, lock: HeldLock, lose: Callable[[], None]) -> None:
     with repository.writing(lock, Monitor(), NEVER) as writing:
-        writing.store_chunk(chunk(1))
+        store_chunk(writing, chunk(1))
         writing._open[BlobType.DATA].flush()
         while writing._uploads._running:
             pass
@@ -380,12 +389,12 @@ def test_no_thread_fills_another_pack_while_all_connections_are_busy(
         let_go.wait()
 
     class Counted(PackBuilder):
-        def __init__(self, type: BlobType) -> None:
-            super().__init__(type)
+        def __init__(self, type: BlobType, body: bytearray) -> None:
+            super().__init__(type, body)
             if type is BlobType.DATA:
                 made.append(self)
 
-    monkeypatch.setattr(writer, "PackBuilder", Counted)
+    monkeypatch.setattr("agent.repository.uploads.PackBuilder", Counted)
     _, repository = faulty_repository(storage, Fault("put", stall, key="data/*", times=100))
     with (
         repository.locked(exclusive=False) as lock,
@@ -394,7 +403,7 @@ def test_no_thread_fills_another_pack_while_all_connections_are_busy(
 
         def store(first: int) -> None:
             for number in range(first, first + 10):
-                writing.store_chunk(chunk(number))
+                store_chunk(writing, chunk(number))
 
         threads = [threading.Thread(target=store, args=(100 * n,)) for n in range(12)]
         for thread in threads:

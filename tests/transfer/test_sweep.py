@@ -16,7 +16,7 @@ from agent.repository.snapshot import Snapshot
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from agent.transfer.sweep import SweepOptions, sweep
-from tests.repository.making import PASSWORD, content, keys, new_repository
+from tests.repository.making import PASSWORD, content, keys, new_repository, store_chunk
 from tests.transfer.running import noise
 from tests.transfer.test_garbage import TAGS
 
@@ -31,7 +31,7 @@ def store(repository: Repository, seed: int, time_ns: int = OLD_NS) -> str:
         repository.locked(exclusive=False) as lock,
         repository.writing(lock, Monitor(), NEVER) as writer,
     ):
-        writer.store_chunk(noise(seed, 3000))
+        store_chunk(writer, noise(seed, 3000))
         tree = writer.store_tree([])
         return writer.finish(
             Snapshot(time_ns=time_ns, tree=tree, paths=("/v",), hostname="velero", tags=TAGS)
