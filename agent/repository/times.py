@@ -27,6 +27,7 @@ ZERO_TIME_NS = -62_135_596_800 * NANOSECONDS
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)T(\d\d?):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII
 )
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 def utc(_seconds: int) -> int:
@@ -52,9 +53,11 @@ def format_time(ns: int, zone: Zone) -> str:
     if not _FIRST_SECOND <= local <= _LAST_SECOND:
         offset, local = _into_range(local, zone)
     day, clock = divmod(local, _DAY_SECONDS)
-    minutes, second = divmod(clock, 60)
-    fraction = f".{nanos:09d}".rstrip("0") if nanos else ""
-    return f"{_date_text(day)}T{_clock_text(minutes)}:{second:02d}{fraction}{_offset_text(offset)}"
+    minute, second = divmod(clock, 60)
+    if not nanos:
+        return f"{_date_text(day)}{_MINUTES[minute]}{_SECONDS[second]}{_offset_text(offset)}"
+    fraction = f"{nanos:09d}" if nanos % 10 else f"{nanos:09d}".rstrip("0")
+    return f"{_date_text(day)}{_MINUTES[minute]}{_SECONDS[second]}.{fraction}{_offset_text(offset)}"
 
 
 def parse_time(text: str) -> int:
@@ -63,6 +66,31 @@ def parse_time(text: str) -> int:
     Accepts what Go's ``time.Time`` accepts in JSON: RFC 3339, also with a one-digit hour, a
     comma before the fraction, and offsets up to 24:60. Raises ``MalformedData``.
     """
+    try:
+        return _parse_usual(text)
+    except LookupError:
+        return _parse_any(text)
+
+
+def _parse_usual(text: str) -> int:
+    """Parse a text as ``format_time`` writes it; ``LookupError`` for every other one.
+
+    Every piece but the fraction is looked up, so nothing is accepted that is not known.
+    """
+    if text[-1] == "Z":
+        offset, fraction = 0, text[19:-1]
+    else:
+        offset, fraction = _OFFSETS[text[-6:]], text[19:-6]
+    seconds = _date_seconds(text[:10]) + _MINUTE_SECONDS[text[10:17]] + _SECOND_OF[text[17:19]]
+    if not fraction:
+        return (seconds - offset) * NANOSECONDS
+    digits = fraction[1:]
+    if fraction[0] != "." or not (digits.isdecimal() and digits.isascii()):
+        raise LookupError
+    return (seconds - offset) * NANOSECONDS + int(digits) * _FRACTION_UNITS[len(digits)]
+
+
+def _parse_any(text: str) -> int:
     match = _TIME.fullmatch(text)
     if match is None:
         raise _refused(text)
@@ -147,9 +175,17 @@ def _date_text(day: int) -> str:
     return f"{year:04d}-{month:02d}-{day_of_month:02d}"
 
 
-@functools.lru_cache(maxsize=1440)
-def _clock_text(minutes: int) -> str:
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+_MINUTES = [f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440)]
+_SECONDS = [f"{second:02d}" for second in range(60)]
+_MINUTE_SECONDS = {text: minute * 60 for minute, text in enumerate(_MINUTES)}
+_SECOND_OF = {text: second for second, text in enumerate(_SECONDS)}
+_OFFSETS = {
+    f"{sign}{size // 60:02d}:{size % 60:02d}": (-60 if sign == "-" else 60) * size
+    for sign in "+-"
+    for size in range(0, 15 * 60, 15)
+}
+"""The offsets of today's zones; others are parsed digit by digit."""
+_FRACTION_UNITS = {digits: 10 ** (9 - digits) for digits in range(1, 10)}
 
 
 @functools.lru_cache(maxsize=256)
@@ -168,3 +204,11 @@ def _day_number(date: str) -> int | None:
         return None
     number = day_of(year, month, day)
     return number if civil_date(number) == (year, month, day) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _date_seconds(date: str) -> int:
+    """Return the first second of a date; ``LookupError`` for what is none."""
+    if _DATE.fullmatch(date) is None or (day := _day_number(date)) is None:
+        raise LookupError
+    return day * _DAY_SECONDS
