@@ -27,7 +27,7 @@ ZERO_TIME_NS = -62_135_596_800 * NANOSECONDS
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)T(\d\d?):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII
 )
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d", re.ASCII)
 
 
 def utc(_seconds: int) -> int:
@@ -78,16 +78,17 @@ def _parse_usual(text: str) -> int:
     Every piece but the fraction is looked up, so nothing is accepted that is not known.
     """
     if text[-1] == "Z":
-        offset, fraction = 0, text[19:-1]
+        fraction = text[19:-1]
+        seconds = _hour_seconds(text[:13]) + _IN_HOUR[text[13:19]]
     else:
-        offset, fraction = _OFFSETS[text[-6:]], text[19:-6]
-    seconds = _date_seconds(text[:10]) + _MINUTE_SECONDS[text[10:17]] + _SECOND_OF[text[17:19]]
+        fraction = text[19:-6]
+        seconds = _hour_seconds(text[:13]) + _IN_HOUR[text[13:19]] - _OFFSETS[text[-6:]]
     if not fraction:
-        return (seconds - offset) * NANOSECONDS
+        return seconds * NANOSECONDS
     digits = fraction[1:]
     if fraction[0] != "." or not (digits.isdecimal() and digits.isascii()):
         raise LookupError
-    return (seconds - offset) * NANOSECONDS + int(digits) * _FRACTION_UNITS[len(digits)]
+    return seconds * NANOSECONDS + int(digits) * _FRACTION_UNITS[len(digits)]
 
 
 def _parse_any(text: str) -> int:
@@ -177,8 +178,7 @@ def _date_text(day: int) -> str:
 
 _MINUTES = [f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440)]
 _SECONDS = [f"{second:02d}" for second in range(60)]
-_MINUTE_SECONDS = {text: minute * 60 for minute, text in enumerate(_MINUTES)}
-_SECOND_OF = {text: second for second, text in enumerate(_SECONDS)}
+_IN_HOUR = {f":{second // 60:02d}:{second % 60:02d}": second for second in range(3600)}
 _OFFSETS = {
     f"{sign}{size // 60:02d}:{size % 60:02d}": (-60 if sign == "-" else 60) * size
     for sign in "+-"
@@ -206,9 +206,12 @@ def _day_number(date: str) -> int | None:
     return number if civil_date(number) == (year, month, day) else None
 
 
-@functools.lru_cache(maxsize=4096)
-def _date_seconds(date: str) -> int:
-    """Return the first second of a date; ``LookupError`` for what is none."""
-    if _DATE.fullmatch(date) is None or (day := _day_number(date)) is None:
+@functools.lru_cache(maxsize=16_384)
+def _hour_seconds(text: str) -> int:
+    """Return the first second of an hour, ``2006-01-02T15``; ``LookupError`` for another text."""
+    if _HOUR.fullmatch(text) is None:
         raise LookupError
-    return day * _DAY_SECONDS
+    day, hour = _day_number(text[:10]), int(text[11:])
+    if day is None or hour > 23:
+        raise LookupError
+    return day * _DAY_SECONDS + hour * 3600
