@@ -5,6 +5,7 @@ restic could not decode it, if a restore could not create it, or if creating it 
 unsafe. Field names and meanings are those of restic-format.md section 11.
 """
 
+import binascii
 from collections.abc import Iterable, Iterator
 from typing import Annotated, TypeVar
 
@@ -76,6 +77,7 @@ _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 """Held here, because looking a member up costs as much as parsing a number."""
 
 _WITHOUT_LINKS = (Kind.DIRECTORY, Kind.FIFO, Kind.SOCKET)
+_SLASH = ord("/")
 _FORBIDDEN_NAMES = (b"", b".", b"..")
 _HEX_DIGITS = 64
 _ID_STEP = _HEX_DIGITS + len('"",')
@@ -123,11 +125,14 @@ def entry_of(node: Node) -> Entry:
 
 def _entry_of(node: Node) -> Entry:
     """Make the entry in one step, with its fields in order: this runs for every file there is."""
-    kind = _kind(node)
+    kind = _KINDS.get(node.type or "")
+    if kind is None:
+        raise _refused(f"the type {node.type!r} is unknown")
     mode, uid, gid = node.mode or 0, node.uid or 0, node.gid or 0
     inode, device, links = node.inode or 0, node.device_id or 0, node.links or 0
     size, rdev, mtime = node.size or 0, node.device or 0, node.mtime
-    _check_numbers(mode | uid | gid, inode | device | links | size | rdev)
+    if (mode | uid | gid) >> 32 or (inode | device | links | size | rdev) >> 64:
+        raise _refused("a number of it does not fit into 64 bits, or its mode or owner into 32")
     mtime_ns = _instant(mtime)
     ctime = node.ctime
     if node.atime != mtime:
@@ -150,19 +155,18 @@ def _entry_of(node: Node) -> Entry:
         rdev,
         _xattrs(node) if node.extended_attributes else (),
         _content(node, kind),
-        _subtree(node, kind),
+        None if kind is _FILE and node.subtree is None else _subtree(node, kind),
     )
 
 
-def parse_id(text: str) -> bytes:
+def parse_id(text: str | bytes) -> bytes:
     """Return the 32 bytes of an id of 64 hex digits of either case; raises ``MalformedData``."""
-    try:
-        value = bytes.fromhex(text) if len(text) == _HEX_DIGITS else b""
-    except ValueError:
-        value = b""
-    if len(value) * 2 != _HEX_DIGITS:
-        raise MalformedData("id", f"{text[:80]!r} is not an id of 64 hex digits")
-    return value
+    if len(text) == _HEX_DIGITS:
+        try:
+            return binascii.unhexlify(text)
+        except ValueError:
+            pass
+    raise MalformedData("id", f"{text[:80]!r} is not an id of 64 hex digits")
 
 
 def _refused(reason: str) -> MalformedData:
@@ -170,24 +174,9 @@ def _refused(reason: str) -> MalformedData:
     return MalformedData("tree entry", reason)
 
 
-def _kind(node: Node) -> Kind:
-    kind = _KINDS.get(node.type or "")
-    if kind is None:
-        raise _refused(f"the type {node.type!r} is unknown")
-    return kind
-
-
-def _check_numbers(narrow: int, wide: int) -> None:
-    """Refuse numbers of which any is too large, seen in all of them combined by OR."""
-    if narrow >> 32:
-        raise _refused("its mode or owner does not fit into 32 bits")
-    if wide >> 64:
-        raise _refused("a number of it does not fit into 64 bits")
-
-
 def _name(text: str | None) -> bytes:
     name = unquote_name(text or "")
-    if b"/" in name or b"\0" in name or name in _FORBIDDEN_NAMES:
+    if _SLASH in name or 0 in name or name in _FORBIDDEN_NAMES:
         raise _refused("no file can have this name")
     return name
 
@@ -225,8 +214,8 @@ def _content(node: Node, kind: Kind) -> tuple[bytes, ...] | None:
     raw = memoryview(node.content)
     size = len(raw)
     if size == _ID_STEP + 1 and kind is _FILE:
-        only = str(raw, "latin-1")
-        if only[:2] == '["' and only[-2:] == '"]':
+        only = raw.tobytes()
+        if only[:2] == b'["' and only[-2:] == b'"]':
             return (parse_id(only[2:-2]),)
     if size <= len("null") and raw.tobytes() in (b"", b"null"):
         if kind is _FILE:
@@ -253,7 +242,7 @@ def _ids(texts: Iterable[str | bytes]) -> tuple[bytes, ...]:
     id = b""
     for text in texts:
         if text != last:
-            last, id = text, parse_id(text if isinstance(text, str) else text.decode("latin-1"))
+            last, id = text, parse_id(text)
         ids.append(id)
     return tuple(ids)
 

@@ -52,12 +52,11 @@ def format_time(ns: int, zone: Zone) -> str:
     local = seconds + offset
     if not _FIRST_SECOND <= local <= _LAST_SECOND:
         offset, local = _into_range(local, zone)
-    day, clock = divmod(local, _DAY_SECONDS)
-    minute, second = divmod(clock, 60)
+    hour, second = divmod(local, 3600)
     if not nanos:
-        return f"{_date_text(day)}{_MINUTES[minute]}{_SECONDS[second]}{_offset_text(offset)}"
+        return f"{_hour_text(hour)}{_IN_HOUR_TEXTS[second]}{_offset_text(offset)}"
     fraction = f"{nanos:09d}" if nanos % 10 else f"{nanos:09d}".rstrip("0")
-    return f"{_date_text(day)}{_MINUTES[minute]}{_SECONDS[second]}.{fraction}{_offset_text(offset)}"
+    return f"{_hour_text(hour)}{_IN_HOUR_TEXTS[second]}.{fraction}{_offset_text(offset)}"
 
 
 def parse_time(text: str) -> int:
@@ -85,10 +84,9 @@ def _parse_usual(text: str) -> int:
         seconds = _hour_seconds(text[:13]) + _IN_HOUR[text[13:19]] - _OFFSETS[text[-6:]]
     if not fraction:
         return seconds * NANOSECONDS
-    digits = fraction[1:]
-    if fraction[0] != "." or not (digits.isdecimal() and digits.isascii()):
+    if fraction[0] != "." or not (fraction[1:].isdecimal() and fraction.isascii()):
         raise LookupError
-    return seconds * NANOSECONDS + int(digits) * _FRACTION_UNITS[len(digits)]
+    return seconds * NANOSECONDS + int(fraction[1:]) * _FRACTION_UNITS[len(fraction)]
 
 
 def _parse_any(text: str) -> int:
@@ -170,22 +168,22 @@ _FIRST_SECOND = day_of(0, 1, 1) * _DAY_SECONDS
 _LAST_SECOND = day_of(9999, 12, 31) * _DAY_SECONDS + _DAY_SECONDS - 1
 
 
-@functools.lru_cache(maxsize=4096)
-def _date_text(day: int) -> str:
-    year, month, day_of_month = civil_date(day)
-    return f"{year:04d}-{month:02d}-{day_of_month:02d}"
+@functools.lru_cache(maxsize=16_384)
+def _hour_text(hour: int) -> str:
+    year, month, day_of_month = civil_date(hour // 24)
+    return f"{year:04d}-{month:02d}-{day_of_month:02d}T{hour % 24:02d}"
 
 
-_MINUTES = [f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1440)]
-_SECONDS = [f"{second:02d}" for second in range(60)]
-_IN_HOUR = {f":{second // 60:02d}:{second % 60:02d}": second for second in range(3600)}
+_IN_HOUR_TEXTS = [f":{second // 60:02d}:{second % 60:02d}" for second in range(3600)]
+_IN_HOUR = {text: second for second, text in enumerate(_IN_HOUR_TEXTS)}
 _OFFSETS = {
     f"{sign}{size // 60:02d}:{size % 60:02d}": (-60 if sign == "-" else 60) * size
     for sign in "+-"
     for size in range(0, 15 * 60, 15)
 }
 """The offsets of today's zones; others are parsed digit by digit."""
-_FRACTION_UNITS = {digits: 10 ** (9 - digits) for digits in range(1, 10)}
+_FRACTION_UNITS = {1 + digits: int("1".ljust(10 - digits, "0")) for digits in range(1, 10)}
+"""Nanoseconds in a unit of the last digit, by the length of the fraction with its point."""
 
 
 @functools.lru_cache(maxsize=256)
