@@ -23,7 +23,7 @@ class Kind(enum.IntEnum):
     SOCKET = 6
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One name of a directory with its metadata and, once stored, its content.
 
     ``permissions`` are the twelve bits ``st_mode & 0o7777``. ``size`` is the number of bytes
@@ -31,6 +31,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     bytes that were really read. ``links`` is ``st_nlink``. ``device`` and ``inode`` identify
     the file for hard links and change detection; ``rdev`` is the device number of a device
     node in the kernel's encoding. ``xattrs`` keep the kernel's order.
+
+    Everybody names the fields; only who decodes millions of nodes relies on their order.
     """
 
     name: bytes

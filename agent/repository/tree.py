@@ -10,9 +10,10 @@ Pure functions of values; bytes come from and go to the sealed blobs elsewhere.
 """
 
 import base64
+import functools
 import io
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from agent.entry import Entry, Kind
 from agent.errors import MalformedData, RepositoryError
@@ -31,8 +32,10 @@ _TYPES = {
 }
 """Names and Go's ``os.FileMode`` type bits of the kinds (restic-format.md section 11)."""
 
+_FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 _DEVICES = (Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE)
 _COUNTS_LINKS = (Kind.FILE, Kind.SYMLINK, *_DEVICES)
+_SLASH = ord("/")
 _FORBIDDEN_NAMES = (b"", b".", b"..")
 _ID_BYTES = 32
 _IDS_AT_A_TIME = 4096
@@ -51,10 +54,42 @@ def encode_tree(entries: Iterable[Entry], zone: Zone) -> bytes:
     for i in range(1, len(ordered)):
         if ordered[i].name == ordered[i - 1].name:
             raise _unfit(ordered[i], "its name occurs twice in the directory")
+    return join_nodes(encode_node(entry, zone) for entry in ordered)
+
+
+def encode_node(entry: Entry, zone: Zone) -> bytes:
+    """Return the JSON of one entry, for ``join_nodes``; raises as ``encode_tree`` does.
+
+    A directory in the making can be kept in this form: it is immutable, holds nothing else
+    alive, and sorts and compresses with its neighbours.
+    """
+    _check(entry)
+    mtime_ns, ctime_ns, inode = entry.mtime_ns, entry.ctime_ns, entry.inode
+    mtime = format_time(mtime_ns, zone)
+    ctime = mtime if ctime_ns == mtime_ns else format_time(ctime_ns, zone)
+    inode_text = f',"inode":{inode}' if inode else ""
+    head = (
+        f'{{"name":{json_name(entry.name)}{_kind_and_mode(entry.kind, entry.permissions)}'
+        f',"mtime":"{mtime}","atime":"{mtime}","ctime":"{ctime}"'
+        f"{_owner(entry.uid, entry.gid, entry.user, entry.group)}"
+        f"{inode_text}{_device(entry.device)}{_particulars(entry)}"
+    )
+    content, subtree = entry.content, entry.subtree
+    if content is not None and len(content) == 1:
+        return f'{head},"content":["{content[0].hex()}"]}}'.encode()
+    end = "}" if subtree is None else f',"subtree":"{subtree.hex()}"}}'
+    return b"".join((head.encode(), *_content(content), end.encode()))
+
+
+def join_nodes(nodes: Iterable[bytes]) -> bytes:
+    """Return the tree of nodes, given in the order of raw names, none of which occurs twice."""
     text = io.BytesIO()  # grows in place: the tree of a large directory is in memory once
     text.write(b'{"nodes":[')
-    for place, entry in enumerate(ordered):
-        _write_node(text, entry, zone, "," if place else "")
+    before = b""
+    for node in nodes:
+        text.write(before)
+        text.write(node)
+        before = b","
     text.write(b"]}\n")
     return text.getvalue()
 
@@ -99,51 +134,49 @@ def check_order(entries: Sequence[Entry]) -> None:
             raise MalformedData("tree", f"the name {name!r} {fault}")
 
 
-def _write_node(text: io.BytesIO, entry: Entry, zone: Zone, before: str) -> None:
-    _check(entry)
-    kind, permissions = entry.kind, entry.permissions
+@functools.lru_cache(maxsize=1024)
+def _kind_and_mode(kind: Kind, permissions: int) -> str:
     type_name, type_bits = _TYPES[kind]
     mode = type_bits | permissions & 0o777 | (permissions & 0o1000) << 11
     mode |= (permissions & 0o2000) << 12 | (permissions & 0o4000) << 12
-    mtime = format_time(entry.mtime_ns, zone)
-    ctime = mtime if entry.ctime_ns == entry.mtime_ns else format_time(entry.ctime_ns, zone)
-    head = (
-        f'{before}{{"name":{json_name(entry.name)},"type":"{type_name}"'
-        f"{number_field('mode', mode)}"
-        f',"mtime":"{mtime}","atime":"{mtime}","ctime":"{ctime}"'
-        f',"uid":{entry.uid},"gid":{entry.gid}{text_field("user", entry.user)}'
-        f"{text_field('group', entry.group)}{number_field('inode', entry.inode)}"
-        f"{number_field('device_id', entry.device)}{_particulars(entry)}"
-    )
-    text.write(head.encode())
-    _write_content(text, entry.content)
-    text.write(b"}" if entry.subtree is None else f',"subtree":"{entry.subtree.hex()}"}}'.encode())
+    return f',"type":"{type_name}"{number_field("mode", mode)}'
+
+
+@functools.lru_cache(maxsize=64)
+def _device(device: int) -> str:
+    return number_field("device_id", device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _owner(uid: int, gid: int, user: str, group: str) -> str:
+    names = f"{text_field('user', user)}{text_field('group', group)}"
+    return f',"uid":{uid},"gid":{gid}{names}'
 
 
 def _particulars(entry: Entry) -> str:
     """Return the fields from ``size`` to ``device``: which a node has depends on its kind."""
-    kind = entry.kind
-    text = number_field("size", entry.size) if kind is Kind.FILE else ""
-    if kind in _COUNTS_LINKS:
-        text += number_field("links", entry.links)
-    if kind is Kind.SYMLINK:
+    kind, links = entry.kind, entry.links
+    text = f',"size":{entry.size}' if kind is _FILE and entry.size else ""
+    if links and (kind is _FILE or kind in _COUNTS_LINKS):
+        text += f',"links":{links}'
+    if kind is _SYMLINK:
         text += _link_target(entry.link_target)
     if entry.xattrs:
         text += f',"extended_attributes":[{",".join(map(_xattr, entry.xattrs))}]'
-    if kind in _DEVICES:
+    if kind is not _FILE and kind in _DEVICES:
         text += number_field("device", entry.rdev)
     return text
 
 
-def _write_content(text: io.BytesIO, content: tuple[bytes, ...] | None) -> None:
-    """Write the list of ids, of which a file with a large hole has millions."""
+def _content(content: tuple[bytes, ...] | None) -> Iterator[bytes]:
+    """Yield the list of ids in pieces: a file with a large hole has millions of them."""
     if not content:
-        text.write(b',"content":null' if content is None else b',"content":[]')
+        yield b',"content":null' if content is None else b',"content":[]'
         return
     for start in range(0, len(content), _IDS_AT_A_TIME):
         ids = '","'.join([id.hex() for id in content[start : start + _IDS_AT_A_TIME]])
-        text.write(f'","{ids}'.encode() if start else f',"content":["{ids}'.encode())
-    text.write(b'"]')
+        yield f'","{ids}'.encode() if start else f',"content":["{ids}'.encode()
+    yield b'"]'
 
 
 def _link_target(target: bytes) -> str:
@@ -164,21 +197,23 @@ def _xattr(pair: tuple[bytes, bytes]) -> str:
 
 def _check(entry: Entry) -> None:
     name = entry.name
-    if name in _FORBIDDEN_NAMES or b"/" in name or b"\0" in name:
+    if _SLASH in name or 0 in name or name in _FORBIDDEN_NAMES:
         raise _unfit(entry, "no directory can have an entry of this name")
     if (entry.uid | entry.gid) >> 32 or entry.permissions >> 12:
         raise _unfit(entry, "its owner or permissions are out of range")
     if (entry.inode | entry.device | entry.size | entry.links | entry.rdev) >> 64:
         raise _unfit(entry, "a number of it is negative or above 64 bits")
-    if (entry.content is None) is (entry.kind is Kind.FILE):
+    kind, content, subtree = entry.kind, entry.content, entry.subtree
+    if (content is None) is (kind is _FILE):
         raise _unfit(entry, "a file, and nothing else, has a list of content")
-    if (entry.subtree is None) is (entry.kind is Kind.DIRECTORY):
+    if (subtree is None) is (kind is _DIRECTORY):
         raise _unfit(entry, "a directory, and nothing else, has a subtree")
-    if entry.subtree is not None and len(entry.subtree) != _ID_BYTES:
+    if subtree is not None and len(subtree) != _ID_BYTES:
         raise _unfit(entry, "the id of its subtree is not 32 bytes long")
-    for blob_id in entry.content or ():
-        if len(blob_id) != _ID_BYTES:
-            raise _unfit(entry, "an id of its content is not 32 bytes long")
+    if content:
+        for blob_id in content:
+            if len(blob_id) != _ID_BYTES:
+                raise _unfit(entry, "an id of its content is not 32 bytes long")
 
 
 def _unfit(entry: Entry, reason: str) -> RepositoryError:

@@ -18,6 +18,7 @@ from agent.repository.times import (
     parse_time,
     utc,
 )
+from agent.repository.times import _parse_any as read_digit_by_digit
 
 FIRST_SECOND = -62_167_219_200  # 0000-01-01T00:00:00Z
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -219,3 +220,29 @@ def test_a_time_is_read_as_the_standard_library_reads_it(text: str) -> None:
 def test_any_other_text_raises_only_our_error(text: str) -> None:
     with pytest.raises(MalformedData, match="time is damaged"):
         parse_time(text + "!")
+
+
+@given(
+    st.integers(FIRST_SECOND, LAST_SECOND),
+    st.sampled_from(
+        ["", ".5", ".000000001", ".123456789", ".1234567890", ".", ".\u0661", "._1", ".+1"]
+    ),
+    st.sampled_from(["Z", "z", "", "+02:00", "-00:00", "+05:45", "+13:59", "+24:60", "+25:00"]),
+    st.integers(0, 40),
+    st.text("0123456789T:-+.,Z_ \u0663", max_size=2),
+    st.integers(0, 2),
+)
+def test_no_text_is_read_otherwise_because_it_looks_usual(
+    seconds: int, fraction: str, zone: str, place: int, inserted: str, removed: int
+) -> None:
+    text = format_time(seconds * NANOSECONDS, utc)[:-1] + fraction + zone
+    text = text[:place] + inserted + text[place + removed :]
+    try:
+        expected: int | None = read_digit_by_digit(text)
+    except MalformedData:
+        expected = None
+    try:
+        read: int | None = parse_time(text)
+    except MalformedData:
+        read = None
+    assert read == expected

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agent.entry import Entry, Kind
 from agent.errors import MalformedData, RepositoryError
 from agent.repository.times import ZERO_TIME_NS, Zone, fixed_zone, utc
-from agent.repository.tree import check_order, decode_tree, encode_tree
+from agent.repository.tree import check_order, decode_tree, encode_node, encode_tree, join_nodes
 from tests.support.restic import Restic
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -512,7 +512,9 @@ def test_every_entry_in_range_comes_back(entries: list[Entry], offset: int) -> N
 
     tree = encode_tree(entries, fixed_zone(offset))
 
-    assert decode_tree(tree) == sorted(entries, key=lambda entry: entry.name)
+    ordered = sorted(entries, key=lambda entry: entry.name)
+    assert decode_tree(tree) == ordered
+    assert join_nodes(encode_node(entry, fixed_zone(offset)) for entry in ordered) == tree
     assert encode_tree(decode_tree(tree), fixed_zone(offset)) == tree
 
 
