@@ -62,10 +62,10 @@ setup: $(READY) ## make the virtual environment and nothing else
 	@echo "ready: $(BIN)/podlift --help"
 
 clean: ## remove the virtual environment and everything that was generated
-	rm -rf $(VENV) build dist ./*.egg-info chunker/*.so agent/volume/*.so .coverage .coverage.* \
+	rm -rf $(VENV) build dist ./*.egg-info chunker/*.so agent/*/*.so .coverage .coverage.* \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find agent chunker tests benchmarks .ci -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml chunker/_scan.c agent/volume/_create.c .ci/constraints.txt .ci/setup .ci/find-python
+$(READY): pyproject.toml chunker/_scan.c agent/volume/_create.c agent/repository/_table.c .ci/constraints.txt .ci/setup .ci/find-python
 	@.ci/setup $(VENV)
 	@touch $@

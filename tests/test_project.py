@@ -279,7 +279,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     return zipfile.Path(built)
 
 
-KERNELS = {"chunker/_scan.abi3.so", "agent/volume/_create.abi3.so"}
+KERNELS = {
+    "chunker/_scan.abi3.so",
+    "agent/volume/_create.abi3.so",
+    "agent/repository/_table.abi3.so",
+}
 
 
 class TestWheel:
