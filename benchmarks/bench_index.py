@@ -39,6 +39,7 @@ LIMIT_BYTES = 32
 FILE_BLOBS = 50_000
 PACK_BLOBS = 16  # a pack is 16 MiB, a chunk 1 MiB
 COLD_BLOBS = 1_000_000
+ASKED_BLOBS = 1_000_000
 REPOSITORY_ID = "1" * 64
 CACHE_MIB = 8192
 _PLACES = struct.Struct("<IIII")
@@ -103,22 +104,24 @@ def open_view(folder: Path, blobs: int, *, merged: bool) -> IndexView:
 
 def look_up(folder: Path, blobs: int, *, merged: bool) -> dict[str, float]:
     """Open the view warm, and look up blobs all over it; in a process of its own."""
-    asked = [blob_ids(number, FILE_BLOBS) for number in range(min(20, blobs // FILE_BLOBS))]
-    asked.append(os.urandom(32 * (len(asked) * FILE_BLOBS // 9)))
-    singles = [BlobId(asked[0][at : at + 32]) for at in range(0, 32 * FILE_BLOBS, 32)]
+    of_file = ASKED_BLOBS * FILE_BLOBS // blobs
+    asked = [blob_ids(number, of_file) for number, _ in files(blobs)]
+    some = b"".join(asked)
+    singles = [BlobId(some[at : at + 32]) for at in range(0, len(some), 32 * 20)]
+    unknown_ids = os.urandom(len(some) // 4)
     random.Random(1).shuffle(singles)
     before = resident_bytes()
     started = time.monotonic()
     view = open_view(folder, blobs, merged=merged)
     opened = time.monotonic()
-    strangers = view.known(BlobType.DATA, asked[-1])
+    strangers = view.known(BlobType.DATA, unknown_ids)
     unknown = time.monotonic()
     light = resident_bytes()
-    known = sum(sum(view.known(BlobType.DATA, ids)) for ids in asked[:-1])
+    known = sum(sum(view.known(BlobType.DATA, ids)) for ids in asked)
     many = time.monotonic()
     held = sum(view.has(BlobType.DATA, id) for id in singles)
     single = time.monotonic()
-    if sum(strangers) or known != FILE_BLOBS * (len(asked) - 1) or held != len(singles):
+    if sum(strangers) or known != of_file * len(asked) or held != len(singles):
         raise SystemExit("the view does not say what it was made of")
     heavy = resident_bytes()
     sums = time.monotonic()

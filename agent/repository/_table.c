@@ -11,15 +11,21 @@
  *
  * A row is the same as a record of 48 bytes: id, then place.
  *
+ * Mapping is a file in memory that holds no descriptor, as Python's mmap does until 3.13: an index may
+ * be a thousand files. A file may be removed while it is mapped, but never changed.
+ *
  * Bytes may come from a torn file: sizes that do not fit together are refused by ValueError, and
  * no number in a column is followed without comparing it with the count.
  * tests/repository/table_twin.py is the same in Python.
  */
 #define PY_SSIZE_T_CLEAN
+#define _DEFAULT_SOURCE
 #include <Python.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 enum { ID = 32, HINT = 4, PLACE = 16, ROW = 48, TWO_BYTES_FROM = 65536, SOURCES = 4096 };
 
@@ -571,7 +577,86 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    .m_base = PyModuleDef_HEAD_INIT, .m_name = "_table", .m_methods = methods};
+typedef struct {
+    PyObject_HEAD
+    void *content;
+    Py_ssize_t size;
+} mapping_t;
+
+static PyObject *mapping_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named))
+{
+    int descriptor;
+    struct stat stat;
+    if (!PyArg_ParseTuple(args, "i", &descriptor))
+        return NULL;
+    if (fstat(descriptor, &stat) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    void *content = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+    if (content == MAP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    mapping_t *made = (mapping_t *)allocate(type, 0);
+    if (made) {
+        made->content = content;
+        made->size = (Py_ssize_t)stat.st_size;
+    } else
+        munmap(content, (size_t)stat.st_size);
+    return (PyObject *)made;
+}
+
+static void mapping_free(PyObject *self)
+{
+    mapping_t *mapping = (mapping_t *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    munmap(mapping->content, (size_t)mapping->size);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static int mapping_buffer(PyObject *self, Py_buffer *view, int flags)
+{
+    mapping_t *mapping = (mapping_t *)self;
+    return PyBuffer_FillInfo(view, self, mapping->content, mapping->size, 1, flags);
+}
+
+static PyObject *mapping_release(PyObject *self, PyObject *Py_UNUSED(nothing))
+{
+    mapping_t *mapping = (mapping_t *)self;
+    if (madvise(mapping->content, (size_t)mapping->size, MADV_DONTNEED) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef mapping_methods[] = {
+    {"release", mapping_release, METH_NOARGS, "Make no page resident; they come back from the file."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot mapping_slots[] = {
+    {Py_tp_doc, "Mapping(descriptor)\n--\n\nA whole file, to be read; raises OSError."},
+    {Py_tp_new, mapping_new},
+    {Py_tp_dealloc, mapping_free},
+    {Py_tp_methods, mapping_methods},
+    {Py_bf_getbuffer, mapping_buffer},
+    {0, NULL},
+};
+
+static PyType_Spec mapping_spec = {
+    "agent.repository._table.Mapping", sizeof(mapping_t), 0, Py_TPFLAGS_DEFAULT, mapping_slots};
+
+static int fill_module(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&mapping_spec);
+    int failed = type == NULL || PyModule_AddObjectRef(module, "Mapping", type) < 0;
+    Py_XDECREF(type);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, fill_module}, {0, NULL}};
+
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
+                                        .m_name = "_table",
+                                        .m_methods = methods,
+                                        .m_slots = module_slots};
 
 PyMODINIT_FUNC PyInit__table(void) { return PyModuleDef_Init(&definition); }

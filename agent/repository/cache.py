@@ -17,7 +17,6 @@ And all of the directory together stays below a limit: what was not used for lon
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import secrets
 import struct
@@ -30,6 +29,7 @@ from typing import NamedTuple
 import xxhash
 
 from agent.config import CacheDir
+from agent.repository._table import Mapping
 from agent.repository.identity import ID_SIZE, BlobType, is_object_name
 from agent.repository.table import Table, columns, merged
 
@@ -127,7 +127,7 @@ class Cache:
                     self._remove(name)
                     return None
                 os.utime(file.fileno())
-                content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                content = memoryview(Mapping(file.fileno()))
         except (OSError, ValueError):
             return None
         try:
@@ -222,15 +222,15 @@ class Cache:
 
 def is_mapped(table: Table) -> bool:
     """Tell whether a table is a cached file, not a copy in memory."""
-    return isinstance(table.body.obj, mmap.mmap)
+    return isinstance(table.body.obj, Mapping)
 
 
 def release(tables: Iterable[Table]) -> None:
     """Give back the memory of the pages that were looked at; they come back from the file."""
     for table in tables:
         content = table.body.obj
-        if isinstance(content, mmap.mmap):
-            content.madvise(mmap.MADV_DONTNEED)
+        if isinstance(content, Mapping):
+            content.release()
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:

@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -158,3 +159,23 @@ def test_a_table_is_divided_by_packs() -> None:
     same, nothing = table.divided({PackId(b"x" * 32)})
     assert same is table
     assert len(nothing) == 0
+
+
+def test_a_mapped_file_needs_no_descriptor_and_stays_when_it_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content" * 1000)
+    before = len(os.listdir("/proc/self/fd"))
+    with path.open("rb") as file:
+        mapping = _table.Mapping(file.fileno())
+    assert len(os.listdir("/proc/self/fd")) == before
+    path.unlink()
+    part = memoryview(mapping)[7:14]
+    mapping.release()
+    del mapping
+    assert bytes(part) == b"content"
+    assert part.readonly
+    path.write_bytes(b"")
+    with path.open("rb") as file, pytest.raises(OSError, match="Invalid"):
+        _table.Mapping(file.fileno())
+    with pytest.raises(OSError, match="Bad file"):
+        _table.Mapping(-1)
