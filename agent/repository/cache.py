@@ -40,6 +40,7 @@ _BODY_AT = len(_MAGIC) + _SEAL_SIZE
 _MERGED_NAME = "merged"
 _UNFINISHED_SECONDS = 3600
 _BLOCK_BYTES = 1 << 20
+_RELEASE_STEPS = 16  # of the 256 of a merge: what it has read is resident up to a 16th
 _SPARE = 16  # this part of the limit is freed beyond need, so that not every file makes us look
 _TAG_NAME = "CACHEDIR.TAG"
 _TAG = (
@@ -85,8 +86,10 @@ class _Part(NamedTuple):
             yield place, self.tables[0].body
             return
         yield place, bytes(4)  # the first of the starts
-        for parts in merged(self.tables):
+        for step, parts in enumerate(merged(self.tables)):
             yield from ((place + at, part) for at, part in parts)
+            if step % _RELEASE_STEPS == 0:
+                release(self.tables)
 
 
 class Cache:

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -167,3 +169,20 @@ def test_the_next_process_reads_one_file_and_fetches_what_is_new(tmp_path: Path)
         .count(BlobType.DATA)
         == 9
     )
+
+
+def test_a_merge_does_not_hold_up_the_end_of_the_process() -> None:
+    program = (
+        "import threading, time\n"
+        "from agent.repository.merging import _Patience\n"
+        "def work(patience=_Patience()):\n"
+        "    while patience.lasts():\n"
+        "        time.sleep(0.01)\n"
+        "    print('given up')\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=30, check=True
+    )
+    assert done.stdout == b"given up\n"
+    assert done.stderr == b""
