@@ -208,7 +208,10 @@ class Cache:
         self._make_room(0)
 
     def _make_room(self, size: int) -> bool:
-        """Remove what was not used for longest until a file of this size fits; tell if it does."""
+        """Remove what was not used for longest until a file of this size fits; tell if it does.
+
+        Others may write as well, so we look again after each 16th of the limit that was written.
+        """
         limit = self._place.limit_mib << 20
         if size > limit:
             return False
@@ -218,7 +221,7 @@ class Cache:
                 taken = sum(bytes for _, bytes, _ in files)
                 if taken + size > limit:
                     taken -= _remove_oldest(files, taken + size + limit // _SPARE - limit)
-                self._room_bytes = limit - taken
+                self._room_bytes = min(limit - taken, max(size, limit // _SPARE))
             self._room_bytes -= size
             return self._room_bytes >= 0
 
