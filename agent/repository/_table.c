@@ -529,6 +529,13 @@ static Py_ssize_t open_sources(PyObject *given, unsigned int byte, source_t *sou
     return opened;
 }
 
+static void close_sources(source_t *sources, Py_ssize_t opened)
+{
+    for (Py_ssize_t i = 0; i < opened; i++)
+        PyBuffer_Release(&sources[i].table.view);
+    free(sources);
+}
+
 PyDoc_STRVAR(merge_doc, "merge(tables, byte, stem, base, /)\n--\n\n"
                         "Return starts, hints, rests and places of all blobs that begin with a byte\n"
                         "for a table with stems of 1 or 2 bytes in which `base` blobs come before.\n"
@@ -558,10 +565,8 @@ static PyObject *merge(PyObject *Py_UNUSED(module), PyObject *args)
         merge_rows(sources, (size_t)count, heap, &to);
         Py_END_ALLOW_THREADS
     }
-    for (Py_ssize_t i = 0; i < opened; i++)
-        PyBuffer_Release(&sources[i].table.view);
+    close_sources(sources, opened);
     free(heap);
-    free(sources);
     return made;
 }
 
