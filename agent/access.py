@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from agent.cancel import CancelToken
-from agent.config import default_cache_dir, repository_password
+from agent.config import CACHE_MIB, CacheDir, default_cache_dir, repository_password
 from agent.errors import UsageError
 from agent.repository.locking import HeldLock
 from agent.repository.opening import open_repository
@@ -35,11 +35,11 @@ class Access:
     """How a command reaches its repository."""
 
     def __init__(
-        self, repo: str, password_file: Path | None, cache_dir: Path | None, ca: str
+        self, repo: str, password_file: Path | None, cache: CacheDir | None, ca: str
     ) -> None:
         self._repo = repo
         self._password_file = password_file
-        self._cache_dir = cache_dir
+        self._cache = cache
         self._ca = ca
 
     @contextlib.contextmanager
@@ -59,7 +59,7 @@ class Access:
     def repository(self, cancel: CancelToken) -> Iterator[Repository]:
         """Open the repository for a scope."""
         with self.storage() as storage:
-            yield open_repository(storage, self.password(), cache=self._cache_dir, cancel=cancel)
+            yield open_repository(storage, self.password(), cache=self._cache, cancel=cancel)
 
     @contextlib.contextmanager
     def reading(self, cancel: CancelToken, *, no_lock: bool = False) -> Iterator[Repository]:
@@ -118,13 +118,19 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Where to keep a copy of the index; may be deleted at any time. [~/.cache/podlift]",
     )
     @click.option(
+        "--cache-mib",
+        type=click.IntRange(min=1),
+        default=CACHE_MIB,
+        help=f"What the copies of all repositories may take together. [{CACHE_MIB}]",
+    )
+    @click.option(
         "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
     )
     @functools.wraps(command)
-    def wrapped(
-        repo: str, password_file: Path | None, cache_dir: Path | None, cacert: str, **rest: Any
-    ) -> Any:
-        return command(access=Access(repo, password_file, cache_dir, cacert), **rest)
+    def wrapped(repo: str, password_file: Path | None, cacert: str, **rest: Any) -> Any:
+        root, limit_mib = rest.pop("cache_dir"), rest.pop("cache_mib")
+        cache = CacheDir(root, limit_mib) if root is not None else None
+        return command(access=Access(repo, password_file, cache, cacert), **rest)
 
     return wrapped
 

@@ -22,6 +22,17 @@ FORMATS = frozenset({"restic", "kopia"})
 
 OtherTypes = Literal["fail", "ignore"]
 
+CACHE_MIB = 2048
+"""What a cache may take: the indexes of 20 M blobs, each once by itself and once merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDir:
+    """A directory for caches, and what all that is in it may take."""
+
+    root: Path
+    limit_mib: int = CACHE_MIB
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
@@ -50,6 +61,7 @@ class AgentSettings:
     access: ClusterAccess = field(default_factory=ClusterAccess)
     host_pods: Path = Path("/host_pods")
     cache_dir: Path = Path("/cache")
+    cache_mib: int = CACHE_MIB
     metrics_address: tuple[str, int] = ("0.0.0.0", 8085)  # noqa: S104  (scraped from outside)
     uploader_types: frozenset[str] = frozenset({"restic"})
     other_uploader_types: OtherTypes = "fail"
@@ -70,6 +82,7 @@ class ClusterSettings:
     namespace: str = "velero"
     access: ClusterAccess = field(default_factory=ClusterAccess)
     cache_dir: Path | None = None
+    cache_mib: int = CACHE_MIB
     credentials_file: Path | None = None
 
 
@@ -81,6 +94,7 @@ ENVIRONMENT = {
     "kubeconfig": "KUBECONFIG",
     "host_pods": "PODLIFT_HOST_PODS",
     "cache_dir": "PODLIFT_CACHE_DIR",
+    "cache_mib": "PODLIFT_CACHE_MIB",
     "metrics_address": "PODLIFT_METRICS_ADDRESS",
     "uploader_types": "PODLIFT_UPLOADER_TYPES",
     "other_uploader_types": "PODLIFT_OTHER_UPLOADER_TYPES",
@@ -116,6 +130,7 @@ def agent_settings(
         access=_access(given, source),
         host_pods=Path(given.get("host_pods", defaults.host_pods)),
         cache_dir=Path(given.get("cache_dir", defaults.cache_dir)),
+        cache_mib=_positive_int(given, "cache_mib", CACHE_MIB),
         metrics_address=_address(given, defaults.metrics_address),
         uploader_types=_types(given, defaults.uploader_types),
         other_uploader_types=_other_types(given),
@@ -140,6 +155,7 @@ def cluster_settings(
         namespace=given.get("namespace", ClusterSettings().namespace),
         access=_access(given, source),
         cache_dir=_optional_path(given, "cache_dir"),
+        cache_mib=_positive_int(given, "cache_mib", CACHE_MIB),
         credentials_file=_optional_path(given, "credentials_file"),
     )
 

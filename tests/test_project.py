@@ -283,6 +283,7 @@ KERNELS = {
     "chunker/_scan.abi3.so",
     "agent/volume/_create.abi3.so",
     "agent/repository/_blobs.abi3.so",
+    "agent/repository/_table.abi3.so",
 }
 
 

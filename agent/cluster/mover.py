@@ -5,10 +5,10 @@ With ``restorer`` the only place where the two rooms meet. It knows how Velero's
 """
 
 import contextlib
-from pathlib import Path
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import BackupAssignment, Outcome
+from agent.config import CacheDir
 from agent.monitor import Monitor
 from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
@@ -27,7 +27,7 @@ def move(
     monitor: Monitor,
     cancel: CancelToken,
     *,
-    cache: Path | None = None,
+    cache: CacheDir | None = None,
     lock_wait_seconds: float = LOCK_WAIT_SECONDS,
 ) -> Outcome:
     """Back the assigned volume up; make its repository first if nothing is there.

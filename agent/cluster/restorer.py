@@ -8,11 +8,11 @@ entries, which are named. Until then a stop leaves a volume that a restore can b
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Outcome, RestoreAssignment
 from agent.cluster.mover import LOCK_WAIT_SECONDS, NAMED_PROBLEMS
+from agent.config import CacheDir
 from agent.errors import ClusterError, NoRepository, UsageError
 from agent.monitor import Monitor
 from agent.repository.opening import open_repository
@@ -30,7 +30,7 @@ def give_back(
     monitor: Monitor,
     cancel: CancelToken,
     *,
-    cache: Path | None = None,
+    cache: CacheDir | None = None,
     lock_wait_seconds: float = LOCK_WAIT_SECONDS,
 ) -> Outcome:
     """Restore the assigned snapshot into its volume, and let the pod start.

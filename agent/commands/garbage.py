@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +19,7 @@ from agent.access import (
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, exit_code
 from agent.commands.gcreport import Report
-from agent.config import cluster_settings
+from agent.config import CacheDir, cluster_settings
 from agent.errors import PodliftError, RepositoryError
 from agent.repository.opening import open_repository
 from agent.storage.contract import Storage
@@ -67,6 +66,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
 @click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]")
 @click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]")
 @click.option("--cache-dir", help="Where to keep copies of indexes. [~/.cache/podlift]")
+@click.option("--cache-mib", help="What all of them together may take. [2048]")
 @click.option(
     "--credentials-file",
     help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
@@ -109,7 +109,7 @@ def gc(**options: Any) -> int:
     from agent.cluster import estate  # the Kubernetes client costs 35 MiB and 0.3 s
     from agent.cluster.private import private_folder
 
-    names = ("namespace", "kubeconfig", "cache_dir", "credentials_file")
+    names = ("namespace", "kubeconfig", "cache_dir", "cache_mib", "credentials_file")
     settings = cluster_settings({name: options[name] for name in names})
     if options["grace_seconds"] < VELERO_HOURS * 3600:
         click.echo(_SHORT, err=True)
@@ -121,8 +121,9 @@ def gc(**options: Any) -> int:
         objects = functools.partial(estate.list_volume_backups, settings)
         found = estate.Estate(reach.place, bucket, objects, options["without_volumes"])
         report = Report(options["location"], bucket.place, options["apply"], options["as_json"])
-        caches = settings.cache_dir or person_cache_dir()
-        return _sweep_all(_Sweeper(reach, caches, found.needs, cancel), found, report, options)
+        root = settings.cache_dir or person_cache_dir()
+        cache = CacheDir(root, settings.cache_mib) if root is not None else None
+        return _sweep_all(_Sweeper(reach, cache, found.needs, cancel), found, report, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +131,14 @@ class _Sweeper:
     """Sweeps one repository after the other."""
 
     reach: "Reach"
-    caches: Path | None
+    cache: CacheDir | None
     read_needs: ReadNeeds
     cancel: CancelToken
 
     def sweep(self, prefix: str, options: SweepOptions) -> Swept:
         with contextlib.closing(_open(self.reach.settings(prefix, WORKERS))) as storage:
             repository = open_repository(
-                storage, self.reach.password, cache=self.caches, cancel=self.cancel
+                storage, self.reach.password, cache=self.cache, cancel=self.cancel
             )
             return sweep(repository, prefix, self.read_needs, options, self.cancel)
 

@@ -7,7 +7,7 @@ import logging
 import click
 
 from agent.commands.exits import DONE, FAILED
-from agent.config import agent_settings
+from agent.config import CacheDir, agent_settings
 from agent.errors import UsageError
 from agent.terminal import say_more
 from agent.volume.descriptors import raise_descriptor_limit
@@ -21,6 +21,7 @@ from agent.volume.descriptors import raise_descriptor_limit
 @click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]")
 @click.option("--host-pods", help="Where the kubelet's pods directory is. [/host_pods]")
 @click.option("--cache-dir", help="Where to keep copies of indexes. [/cache]")
+@click.option("--cache-mib", help="What all of them together may take. [2048]")
 @click.option("--metrics-address", help="ADDR:PORT of /metrics, /healthz, /readyz. [:8085]")
 @click.option(
     "--uploader-types",
@@ -62,9 +63,10 @@ def agent(**options: str | None) -> int:
             f"the cache directory {settings.cache_dir} cannot be made: {error.strerror};"
             " choose another --cache-dir (or PODLIFT_CACHE_DIR)"
         ) from None
+    cache = CacheDir(settings.cache_dir, settings.cache_mib)
     movers = Movers(
-        back_up=functools.partial(move, cache=settings.cache_dir),
-        give_back=functools.partial(give_back, cache=settings.cache_dir),
+        back_up=functools.partial(move, cache=cache),
+        give_back=functools.partial(give_back, cache=cache),
     )
     return asyncio.run(run_agent(settings, movers))
 

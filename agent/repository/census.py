@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
-from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
+from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
 from agent.repository.pack import FRAME_BYTES, PackedBlob
 from agent.repository.table import Table
@@ -52,7 +52,7 @@ class Census:
     """Marks on all blobs that an index view knows."""
 
     def __init__(self, view: IndexView) -> None:
-        self._tables = {type: _single(type, view.all(type)) for type in BlobType}
+        self._tables = {type: Table.merge(type, view.all(type)) for type in BlobType}
         self._marks = {type: bytearray(len(table)) for type, table in self._tables.items()}
         self.packs: list[PackId] = []
         self._pack_of = self._number_packs()
@@ -73,7 +73,7 @@ class Census:
         pack_of = {}
         for type, table in self._tables.items():
             mine = pack_of[type] = array("I")
-            for place in range(len(table.packs) // ID_SIZE):
+            for place in range(table.pack_count):
                 id = table.pack(place)
                 if id not in numbers:
                     numbers[id] = len(self.packs)
@@ -251,7 +251,3 @@ class Census:
         """Return the number of a pack that holds a tree, and its place there."""
         position = self._tables[BlobType.TREE].locate(id)
         return None if position is None else self._place(BlobType.TREE, position)
-
-
-def _single(type: BlobType, tables: list[Table]) -> Table:
-    return Table.merge(type, tables) if tables else Table(type, b"", b"")

@@ -25,10 +25,7 @@ class Health:
     """Marks on the places of all blobs that an index view knows."""
 
     def __init__(self, view: IndexView) -> None:
-        self._tables = {
-            type: Table.merge(type, view.all(type)) if view.all(type) else Table(type, b"", b"")
-            for type in BlobType
-        }
+        self._tables = {type: Table.merge(type, view.all(type)) for type in BlobType}
         self._lost = {type: bytearray(len(table)) for type, table in self._tables.items()}
         self.lost_places = 0
 

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.errors import MalformedData
 from agent.repository.crypto import OVERHEAD
-from agent.repository.identity import BlobId, BlobType, PackId, is_object_name
+from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.node import read_json
 from agent.repository.pack import PackedBlob
 
@@ -68,9 +68,13 @@ def decode_index(json: bytes, what: str) -> Packs:
 
 
 def _raw(name: str, what: str) -> bytes:
-    if not is_object_name(name.lower()):
+    try:
+        raw = bytes.fromhex(name)
+    except ValueError:
+        raw = b""
+    if len(raw) != ID_SIZE or len(name) != 2 * ID_SIZE:
         raise MalformedData(what, f"{name[:80]!r} is not an id")
-    return bytes.fromhex(name)
+    return raw
 
 
 def _packed(blob: _Blob, what: str) -> PackedBlob:

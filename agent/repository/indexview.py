@@ -1,14 +1,18 @@
 """The index view: every blob that the repository is known to hold, for one run.
 
 It starts as what the repository's index files say and grows by each index file that this run
-writes. Small additions are kept as tables of their own until there are ``_MERGE_AT`` of them.
+writes. Tables that are cached files stay apart, and only the pages of them that were looked at are in
+memory; those without a file are merged. Additions are kept as tables of their own until there
+are ``_MERGE_AT`` of them.
 """
 
 import threading
 from collections.abc import Collection, Container
 
 from agent.errors import DamagedBlob
-from agent.repository.identity import BlobId, BlobType, PackId
+from agent.repository.cache import is_mapped
+from agent.repository.crypto import Buffer
+from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.indexfile import Packs
 from agent.repository.table import Found, Table
 
@@ -21,15 +25,17 @@ class IndexView:
     def __init__(self, tables: list[Table]) -> None:
         self._lock = threading.Lock()
         self._tables: dict[BlobType, tuple[Table, ...]] = {
-            type: self._merged(type, [t for t in tables if t.type is type]) for type in BlobType
+            type: self._gathered(type, [t for t in tables if t.type is type and len(t)])
+            for type in BlobType
         }
-
         self._lost: list[Table] = []
 
     @staticmethod
-    def _merged(type: BlobType, tables: list[Table]) -> tuple[Table, ...]:
-        full = [table for table in tables if len(table)]
-        return (Table.merge(type, full),) if full else ()
+    def _gathered(type: BlobType, tables: list[Table]) -> tuple[Table, ...]:
+        """Return what is mapped as it is, and all else as one table."""
+        mapped = [table for table in tables if is_mapped(table)]
+        others = [table for table in tables if not is_mapped(table)]
+        return (*mapped, Table.merge(type, others)) if others else tuple(mapped)
 
     def add(self, packs: Packs) -> None:
         """Take over what a new index file says."""
@@ -39,10 +45,22 @@ class IndexView:
                 continue
             with self._lock:
                 tables = [*self._tables[type], table]
-                small = tables[1:]
-                if len(small) >= _MERGE_AT:
-                    tables = [tables[0], Table.merge(type, small)]
+                if sum(not is_mapped(table) for table in tables) > _MERGE_AT:
+                    tables = list(self._gathered(type, tables))
                 self._tables[type] = tuple(tables)
+
+    def swap(self, old: list[Table], new: list[Table]) -> None:
+        """Take tables in the place of those that they were made of, which are let go.
+
+        Where some of those are not here any more, since packs were dropped, nothing changes.
+        """
+        with self._lock:
+            for type in BlobType:
+                gone = {id(table) for table in old if table.type is type and len(table)}
+                left = tuple(table for table in self._tables[type] if id(table) not in gone)
+                if len(left) + len(gone) == len(self._tables[type]):
+                    made = tuple(table for table in new if table.type is type and len(table))
+                    self._tables[type] = made + left
 
     def drop(self, packs: Container[PackId]) -> int:
         """Rely no more on what lies in these packs; return how many places of blobs that were."""
@@ -69,6 +87,13 @@ class IndexView:
     def has(self, type: BlobType, id: BlobId) -> bool:
         """Tell whether the repository holds this blob."""
         return any(id in table for table in self._tables[type])
+
+    def known(self, type: BlobType, ids: Buffer) -> bytes:
+        """Return a byte for each id (they are 32 bytes each): 1 if the repository holds it, or 0."""
+        marks = bytearray(len(ids) // ID_SIZE)
+        for table in self._tables[type]:
+            table.known(ids, marks)
+        return bytes(marks)
 
     def find(self, type: BlobType, id: BlobId) -> list[Found]:
         """Return every place of a blob; raise ``DamagedBlob`` if no index names it."""

@@ -10,21 +10,21 @@ is in memory is a sixteenth of the packs for each of them, and eight bytes a pac
 """
 
 import concurrent.futures
-from array import array
 from collections.abc import Iterator
 
 from agent.cancel import CancelToken
+from agent.repository.cache import release
 from agent.repository.identity import ID_SIZE, BlobType, PackId, is_object_name
 from agent.repository.indexview import IndexView
 from agent.repository.objects import Folder
-from agent.repository.pack import FRAME_BYTES, entry_bytes
+from agent.repository.pack import FRAME_BYTES
 from agent.repository.table import Table
 from agent.storage.contract import Storage
 
 _LISTERS = 4
 _DIGITS = "0123456789abcdef"
 
-Sums = list[tuple[Table, "array[int]"]]
+Sums = list[tuple[Table, memoryview]]
 """For each table, the bytes that the blobs of each of its packs add up to."""
 
 
@@ -34,7 +34,7 @@ def lost_packs(storage: Storage, view: IndexView, cancel: CancelToken) -> frozen
     Call it after the index was read: a pack is stored before an index names it. Raises the
     storage's errors and ``Canceled``.
     """
-    sums = [(table, _sums(table, cancel)) for type in BlobType for table in view.all(type)]
+    sums = [_sums(table, cancel) for type in BlobType for table in view.all(type)]
     if not sums:
         return frozenset()
 
@@ -49,12 +49,11 @@ def lost_packs(storage: Storage, view: IndexView, cancel: CancelToken) -> frozen
         return frozenset().union(*pool.map(look, _DIGITS))
 
 
-def _sums(table: Table, cancel: CancelToken) -> "array[int]":
+def _sums(table: Table, cancel: CancelToken) -> tuple[Table, memoryview]:
     cancel.check()
-    sums = array("Q", bytes(8 * (len(table.packs) // ID_SIZE)))
-    for _, number, _, length, plain_length in table.rows():
-        sums[number] += length + entry_bytes(plain_length)
-    return sums
+    sums = memoryview(table.sums()).cast("Q")
+    release([table])  # nobody else looks at places for long
+    return table, sums
 
 
 def _expected(sums: Sums, digit: str) -> dict[PackId, set[int]]:

@@ -10,9 +10,9 @@ import logging
 import secrets
 import socket
 import time
-from pathlib import Path
 
 from agent.cancel import NEVER, CancelToken
+from agent.config import CacheDir
 from agent.errors import (
     MalformedData,
     NoRepository,
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 def open_repository(
-    storage: Storage, password: str, *, cache: Path | None = None, cancel: CancelToken = NEVER
+    storage: Storage, password: str, *, cache: CacheDir | None = None, cancel: CancelToken = NEVER
 ) -> Repository:
     """Open what is there.
 
@@ -163,7 +163,7 @@ def _exists(storage: Storage) -> RepositoryExists:
 
 
 def open_or_create(
-    storage: Storage, password: str, *, cache: Path | None = None, cancel: CancelToken = NEVER
+    storage: Storage, password: str, *, cache: CacheDir | None = None, cancel: CancelToken = NEVER
 ) -> Repository:
     """Open a repository, and make it first if nothing is there."""
     try:

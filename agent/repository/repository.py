@@ -5,10 +5,10 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
+from agent.config import CacheDir
 from agent.entry import Entry
 from agent.errors import (
     DamagedBlob,
@@ -27,6 +27,7 @@ from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
 from agent.repository.inventory import lost_packs
 from agent.repository.locking import HeldLock
+from agent.repository.merging import Loaded, merge_if_worthwhile
 from agent.repository.objects import Folder, Objects, file_key, names
 from agent.repository.parameters import RepositoryConfig
 from agent.repository.reader import BlobReader
@@ -112,7 +113,7 @@ class _PlannedRange:
 class Repository:
     """A repository that was opened with its password."""
 
-    def __init__(self, objects: Objects, config: RepositoryConfig, cache: Path | None) -> None:
+    def __init__(self, objects: Objects, config: RepositoryConfig, cache: CacheDir | None) -> None:
         self.objects = objects
         self.config = config
         self._cache = Cache(cache, config.id) if cache is not None else None
@@ -169,16 +170,23 @@ class Repository:
     def load_index(self, cancel: CancelToken = NEVER) -> IndexView:
         """Read every index file, from the cache where it is there."""
         found = set(names(self.objects.storage, Folder.INDEX, cancel))
+        merged = None
         if self._cache is not None:
             self._cache.keep_only(found)
-        tables = in_parallel(lambda name: self._tables_if_there(name, cancel), found)
-        return IndexView([table for pair in tables for table in pair])
+            merged = self._cache.load_merged(found)
+        fresh = sorted(found - merged.names if merged is not None else found)
+        tables = in_parallel(lambda name: self._tables_if_there(name, cancel), fresh)
+        loaded = Loaded(merged, {n: t for n, t in zip(fresh, tables, strict=True) if t is not None})
+        view = IndexView(loaded.tables)
+        if self._cache is not None:
+            merge_if_worthwhile(self._cache, view, loaded)
+        return view
 
-    def _tables_if_there(self, name: str, cancel: CancelToken) -> list[Table]:
+    def _tables_if_there(self, name: str, cancel: CancelToken) -> list[Table] | None:
         try:
             return self.index_tables(name, cancel)
         except ObjectMissing:
-            return []  # a prune has just replaced it; the new one is in the listing or comes next
+            return None  # a prune has just replaced it; the new one is in the listing or comes next
 
     def index_tables(self, name: str, cancel: CancelToken = NEVER) -> list[Table]:
         """Return what one index file says; raises ``ObjectMissing`` and ``MalformedData``."""
@@ -190,6 +198,7 @@ class Repository:
         tables = [Table.build(type, packs) for type in BlobType]
         if self._cache is not None:
             self._cache.save(name, tables)
+            return self._cache.load(name) or tables  # mapped, so that it is not in memory
         return tables
 
     def reading(self, cancel: CancelToken = NEVER) -> Reader:

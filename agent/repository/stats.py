@@ -14,7 +14,7 @@ from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob
 from agent.repository.crypto import OVERHEAD
-from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
+from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
 from agent.repository.objects import Folder, sizes
 from agent.repository.paths import LoadTree
@@ -84,7 +84,7 @@ class _Used:
         self._tables = {type: view.all(type) for type in BlobType}
         self._seen = {type: bytearray(view.count(type)) for type in BlobType}
         self._packs = {
-            type: [bytearray(len(table.packs) // ID_SIZE) for table in tables]
+            type: [bytearray(table.pack_count) for table in tables]
             for type, tables in self._tables.items()
         }
 

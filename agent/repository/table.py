@@ -1,29 +1,38 @@
-"""Sorted tables of blobs: what an index says, in fixed-width records instead of objects.
+"""Sorted tables of blobs: what an index says, in columns instead of objects.
 
-A record is ``id(32) || pack number u32 || offset u32 || length u32 || plain length u32``, little
-endian, sorted by id; pack ids stand once, in order of their number. One table holds one type of
-blob. A record costs 48 bytes, an entry of a dict some 300; and the bytes of a table may as well
-be a memory-mapped file, which is how the cache keeps them.
+One table holds one type of blob, in order of ids; pack ids stand once, in order of their number.
+Its body has four columns, one after the other: where each *stem* (the first byte of an id, the
+first two in a table of 65,536 blobs or more) begins; 4 more bytes of each id, its *hint*; what
+is left of it; and its place, ``pack number u32 || offset u32 || length u32 || plain length u32``,
+little endian.
+
+The columns are a matter of memory, for the body may as well be a memory-mapped file, which is how
+the cache keeps it, and only those pages of it are resident that somebody looked at. Stem and hint
+tell almost always that a blob is not here, and cost 4 bytes a blob; the rest of an id is looked at
+for what is here, so that membership is never a guess; both together are 30 bytes a blob at most. The
+places, 16 more, wait until a blob is read. There are a few blobs a stem, and ids are hashes, so a
+look-up is one step by stem and a short bisection; nothing is gained by guessing proportions.
+
+``_table`` does all that without the GIL.
 """
 
-import heapq
+import itertools
 import struct
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
 import msgspec
 
+from agent.repository import _table
 from agent.repository.crypto import Buffer
 from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
-from agent.repository.pack import PackedBlob
+from agent.repository.pack import PackedBlob, entry_bytes
 
-_RECORD = struct.Struct("<32sIIII")
-RECORD_SIZE = _RECORD.size
-
-_LEAD = 8  # bytes of an id that a guess is made by
-_TOP = (1 << 8 * _LEAD) - 1
-_SCAN_UP_TO = 32  # looking at a record in passing costs that much less than looking for it
-_GUESSES = 8
-"""How often a guess is made before the middle is taken: ids that somebody made up lie unevenly."""
+_ROW = struct.Struct("<32sIIII")
+_START_SIZE, _HINT_SIZE, _PLACE_SIZE = 4, 4, 16
+_ROWS_AT_A_TIME = 4096
+_TWO_BYTES_FROM = 65_536
+FIRST_BYTES = 256
+"""A merge is done in so many parts, one for each first byte of an id."""
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -38,139 +47,129 @@ class Found(msgspec.Struct, frozen=True, gc=False):
         return self.blob.content_bytes
 
 
-class Table:
-    """An immutable set of blobs of one type; membership by binary search."""
+def columns(count: int) -> tuple[int, int, int, int, int]:
+    """Return where starts, hints, rests and places of a body begin, and where it ends, in bytes."""
+    stem = _stem_size(count)
+    sizes = (
+        _START_SIZE * (FIRST_BYTES**stem + 1),
+        _HINT_SIZE * count,
+        (ID_SIZE - _HINT_SIZE - stem) * count,
+        _PLACE_SIZE * count,
+    )
+    hints, rests, places, end = itertools.accumulate(sizes)
+    return 0, hints, rests, places, end
 
-    def __init__(self, type: BlobType, packs: bytes, records: Buffer) -> None:
+
+def _stem_size(count: int) -> int:
+    return 1 if count < _TWO_BYTES_FROM else 2
+
+
+class Table:
+    """An immutable set of blobs of one type."""
+
+    def __init__(self, type: BlobType, packs: Buffer, body: Buffer, count: int) -> None:
+        """Take over a body; raise ``ValueError`` if its size is not that of ``count`` blobs."""
         self.type = type
-        self.packs = packs
-        self.records = memoryview(records)
-        self._count = len(self.records) // RECORD_SIZE
+        self.packs = memoryview(packs)
+        self.body = memoryview(body)
+        self._count = count
+        if len(self.body) != columns(count)[-1] or len(self.packs) % ID_SIZE:
+            raise ValueError(f"{len(self.body)} bytes are not a table of {count} blobs")
 
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def pack_count(self) -> int:
+        """Return how many packs are numbered."""
+        return len(self.packs) // ID_SIZE
+
     @classmethod
     def build(cls, type: BlobType, content: Iterable[tuple[PackId, list[PackedBlob]]]) -> "Table":
         """Sort the blobs of one type out of packs."""
-        packs = bytearray()
-        records: list[bytes] = []
+        packs, rows = bytearray(), bytearray()
         for pack, blobs in content:
             number = len(packs) // ID_SIZE
-            mine = [b for b in blobs if b.type is type]
-            if mine:
+            before = len(rows)
+            for b in blobs:
+                if b.type is type:
+                    rows += _ROW.pack(b.id, number, b.offset, b.length, b.plain_length)
+            if len(rows) > before:
                 packs += pack
-                records += [
-                    _RECORD.pack(b.id, number, b.offset, b.length, b.plain_length) for b in mine
-                ]
-        records.sort()
-        return cls(type, bytes(packs), b"".join(records))
+        return cls._of_rows(type, bytes(packs), rows)
 
     @classmethod
-    def merge(cls, type: BlobType, tables: list["Table"]) -> "Table":
+    def _of_rows(cls, type: BlobType, packs: Buffer, rows: Buffer) -> "Table":
+        return cls(type, packs, _table.build(rows), len(rows) // _ROW.size)
+
+    @classmethod
+    def merge(cls, type: BlobType, tables: Sequence["Table"]) -> "Table":
         """Join tables into one; a blob that stands in several packs keeps all its records."""
         if len(tables) == 1:
             return tables[0]
-        packs = b"".join(table.packs for table in tables)
-        shifted: list[Iterator[bytes]] = []
-        first = 0
-        for table in tables:
-            shifted.append(table._shifted(first))
-            first += len(table.packs) // ID_SIZE
-        records = bytearray()
-        for record in heapq.merge(*shifted):
-            records += record  # not joined from a list: that would hold every record as an object
-        return cls(type, packs, records)
+        count = sum(map(len, tables))
+        body = bytearray(columns(count)[-1])
+        for parts in merged(tables):
+            for place, part in parts:
+                body[place : place + len(part)] = part
+        return cls(type, b"".join(table.packs for table in tables), body, count)
 
     def divided(self, packs: Container[PackId]) -> tuple["Table", "Table"]:
         """Return the records of all other packs, and those of these."""
-        gone = bytes(pack in packs for pack in self._pack_ids())
-        kept, dropped = bytearray(), bytearray()
-        for place, row in enumerate(self.rows()):
-            start = place * RECORD_SIZE
-            (dropped if gone[row[1]] else kept).extend(self.records[start : start + RECORD_SIZE])
-        return Table(self.type, self.packs, kept), Table(self.type, self.packs, dropped)
+        gone = bytes(self.pack(number) in packs for number in range(self.pack_count))
+        if not any(gone):
+            return self, Table.merge(self.type, ())
+        kept, dropped = (
+            self._of_rows(
+                self.type, self.packs, _table.select(self.body, self._count, gone, wanted)
+            )
+            for wanted in (False, True)
+        )
+        return kept, dropped
 
-    def _shifted(self, first_pack: int) -> Iterator[bytes]:
-        if first_pack == 0:
-            for place in range(0, len(self.records), RECORD_SIZE):
-                yield bytes(self.records[place : place + RECORD_SIZE])
-            return
-        for id, pack, offset, length, plain in _RECORD.iter_unpack(self.records):
-            yield _RECORD.pack(id, pack + first_pack, offset, length, plain)
-
-    def _id_at(self, position: int) -> bytes:
-        place = position * RECORD_SIZE
-        return bytes(self.records[place : place + ID_SIZE])
-
-    def _position(self, id: bytes) -> int:
-        """Return the place of the first record that is not below ``id``.
-
-        Ids are hashes, so they lie evenly: a guess by proportion halves the exponent of what is
-        left with each look, where the middle only halves what is left.
-        """
-        low, high = 0, self._count  # the place is in low..high
-        floor, ceiling = 0, _TOP  # no id in between begins below or above
-        wanted = int.from_bytes(id[:_LEAD])
-        records = self.records
-        looks = 0
-        while low < high:
-            looks += 1
-            if looks > _GUESSES or ceiling <= floor:
-                place = (low + high) // 2
-            else:
-                place = low + (high - low) * (wanted - floor) // (ceiling - floor)
-                place = min(max(place, low), high - 1)
-            start = place * RECORD_SIZE
-            found = records[start : start + ID_SIZE]
-            if bytes(found) < id:
-                low, floor = place + 1, int.from_bytes(found[:_LEAD])
-            else:
-                high, ceiling = place, int.from_bytes(found[:_LEAD])
-        return low
+    def sums(self) -> bytes:
+        """Return what the blobs of each pack add up to with their entries, as native uint64."""
+        return _table.sums(self.body, self._count, self.pack_count, entry_bytes(1), entry_bytes(0))
 
     def locate(self, id: bytes) -> int | None:
         """Return the position of the first record of a blob, or None if it is not here."""
-        position = self._position(id)
-        if position < self._count and self._id_at(position) == id:
-            return position
-        return None
+        position = _table.find(self.body, self._count, id)
+        return position if position >= 0 else None
 
     def __contains__(self, id: bytes) -> bool:
-        return self.locate(id) is not None
+        return _table.find(self.body, self._count, id) >= 0
+
+    def known(self, ids: Buffer, marks: bytearray) -> None:
+        """Set the mark of each blob that is here to 1: of ids of 32 bytes, one byte for each."""
+        _table.known(self.body, self._count, ids, marks)
 
     def find(self, id: BlobId) -> list[Found]:
         """Return every place of a blob; an empty list if it is not here."""
-        found = []
-        position = self._position(id)
-        while position < self._count and self._id_at(position) == id:
-            found.append(self.at(position))
+        found: list[Found] = []
+        position = _table.find(self.body, self._count, id)
+        while 0 <= position < self._count and (place := self.at(position)).blob.id == id:
+            found.append(place)
             position += 1
         return found
 
     def find_many(self, ids: Collection[bytes]) -> dict[bytes, Found]:
         """Return one place of each of many blobs; those that are not here are left out."""
-        if self._count > len(ids) * _SCAN_UP_TO:
-            return {id: found[0] for id in ids if (found := self.find(BlobId(id)))}
-        wanted = ids if isinstance(ids, (dict, set, frozenset)) else set(ids)
-        packs = self._pack_ids()
+        positions = memoryview(_table.positions(self.body, self._count, b"".join(ids))).cast("q")
         return {
-            id: Found(packs[pack], PackedBlob(self.type, BlobId(id), offset, length, plain))
-            for id, pack, offset, length, plain in _RECORD.iter_unpack(self.records)
-            if id in wanted
+            id: self.at(position)
+            for id, position in zip(ids, positions, strict=True)
+            if position >= 0
         }
-
-    def _pack_ids(self) -> list[PackId]:
-        size = len(self.packs)
-        return [PackId(self.packs[at : at + ID_SIZE]) for at in range(0, size, ID_SIZE)]
 
     def fields(self, position: int) -> tuple[bytes, int, int, int, int]:
         """Return a record: blob id, number of its pack, offset, length, plain length."""
-        return _RECORD.unpack_from(self.records, position * RECORD_SIZE)
+        return _ROW.unpack(_table.rows(self.body, self._count, position, position + 1))
 
     def rows(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         """Yield the fields of every record, in order of blob ids."""
-        return _RECORD.iter_unpack(self.records)
+        for first in range(0, self._count, _ROWS_AT_A_TIME):
+            end = min(first + _ROWS_AT_A_TIME, self._count)
+            yield from _ROW.iter_unpack(_table.rows(self.body, self._count, first, end))
 
     def at(self, position: int) -> Found:
         """Return the record at a position."""
@@ -180,7 +179,28 @@ class Table:
 
     def pack(self, number: int) -> PackId:
         """Return the pack of a number."""
-        return PackId(self.packs[number * ID_SIZE : (number + 1) * ID_SIZE])
+        return PackId(bytes(self.packs[number * ID_SIZE : (number + 1) * ID_SIZE]))
 
     def __iter__(self) -> Iterator[Found]:
         return (self.at(position) for position in range(self._count))
+
+
+def merged(tables: Sequence[Table]) -> Iterator[list[tuple[int, bytes]]]:
+    """Merge tables, a first byte at a time: yield (place, part) of the body that comes of it.
+
+    Packs are numbered on from table to table. Memory: a 256th of the body.
+    """
+    count = sum(map(len, tables))
+    stem = _stem_size(count)
+    first_packs = itertools.accumulate((table.pack_count for table in tables), initial=0)
+    sources = tuple(
+        (table.body, len(table), first) for table, first in zip(tables, first_packs, strict=False)
+    )
+    starts, hints, rests, places, _ = columns(count)
+    at = [starts + _START_SIZE, hints, rests, places]  # the first start is 0
+    base = 0
+    for byte in range(FIRST_BYTES):
+        parts = _table.merge(sources, byte, stem, base)
+        yield list(zip(at, parts, strict=True))
+        at = [place + len(part) for place, part in zip(at, parts, strict=True)]
+        base += len(parts[1]) // _HINT_SIZE

@@ -43,6 +43,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "KUBERNETES_SERVICE_PORT": "443",
         "PODLIFT_HOST_PODS": "/pods",
         "PODLIFT_CACHE_DIR": "/c",
+        "PODLIFT_CACHE_MIB": "300",
         "PODLIFT_METRICS_ADDRESS": "[::1]:99",
         "PODLIFT_UPLOADER_TYPES": "restic, kopia",
         "PODLIFT_OTHER_UPLOADER_TYPES": "ignore",
@@ -53,6 +54,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
     }
     settings = agent_settings({}, environ)
+    assert settings.cache_mib == 300
     assert settings.access.kubeconfig == Path("/k")
     assert settings.access.service_host == "10.0.0.1"
     assert settings.host_pods == Path("/pods")

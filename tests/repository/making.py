@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from agent.cancel import NEVER, CancelToken
+from agent.config import CacheDir
 from agent.monitor import Monitor
 from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
@@ -46,7 +47,7 @@ def fill(storage: Storage) -> None:
         storage.put(key, body)
 
 
-def new_repository(storage: Storage | None = None, cache: Path | None = None) -> Repository:
+def new_repository(storage: Storage | None = None, cache: CacheDir | None = None) -> Repository:
     """Return an open, empty repository; in memory unless ``storage`` says where."""
     where = storage if storage is not None else MemoryStorage()
     fill(where)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.repository.fetching import FETCH_BYTES, Fetch, plan_fetches
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob
-from agent.repository.table import RECORD_SIZE, Found, Table
+from agent.repository.table import Found, Table
 
 A, B = PackId(b"a" * 32), PackId(b"b" * 32)
 
@@ -114,7 +114,7 @@ def test_a_place_is_found_as_by_plain_bisection(shape: str) -> None:
     near = [(min(int.from_bytes(id) + 1, (1 << 256) - 1)).to_bytes(32) for id in ids[:300]]
     asked = [*ids, *near, bytes(32), b"\xff" * 32, *(draw.randbytes(32) for _ in range(100))]
     for id in asked:
-        assert table._position(id) == bisect.bisect_left(ordered, id)
+        assert table.locate(id) == (bisect.bisect_left(ordered, id) if id in known else None)
         assert (id in table) is (id in known)
         assert len(table.find(BlobId(id))) == bisect.bisect(ordered, id) - bisect.bisect_left(
             ordered, id
@@ -123,23 +123,3 @@ def test_a_place_is_found_as_by_plain_bisection(shape: str) -> None:
         many = table.find_many(set(some))
         assert set(many) == set(some) & set(ids)
         assert all(found in table.find(BlobId(id)) for id, found in many.items())
-
-
-def test_a_made_up_table_costs_no_more_than_some_looks_beyond_bisection() -> None:
-    ids = [*((1 << bit).to_bytes(32) for bit in range(192, 256)), b"\xff" * 32]
-    blobs = [PackedBlob(BlobType.DATA, BlobId(id), n, 1, 0) for n, id in enumerate(ids)]
-    table = Table.build(BlobType.DATA, [(A, blobs)])
-    looks = 0
-
-    class Counting:
-        def __getitem__(self, where: slice) -> memoryview:
-            nonlocal looks
-            looks += 1
-            return real[where]
-
-    real, table.records = table.records, Counting()  # type: ignore[assignment]
-    for id in ids:
-        looks = 0
-        table._position(id)
-        assert looks <= 8 + len(ids).bit_length()
-    assert len(real) == RECORD_SIZE * len(ids)
