@@ -56,9 +56,7 @@ def _pieces(files: list[Path]) -> Iterator[list[tuple[Path, int, int]]]:
     yield batch
 
 
-def _work(
-    tasks: Iterator[list[tuple[Path, int, int]]], lock: threading.Lock, target: Path
-) -> None:
+def _work(tasks: Iterator[list[tuple[Path, int, int]]], lock: threading.Lock, target: Path) -> None:
     parameters = Parameters(POLYNOMIAL)
     compressor = zstandard.ZstdCompressor(level=DEFAULT_LEVEL)
     pack = hashlib.sha256()

@@ -77,15 +77,24 @@ def tiny(root: Path, files: int) -> None:
 
 def _tree(root: Path, files: int, sizes: tuple[int, int]) -> None:
     chance = random.Random(SEED + 4)
-    words = " ".join(chance.randbytes(5).hex() for _ in range(100_000)).encode()
+    blocks = [_block(chance) for _ in range(400)]
     folder = root
     for number in range(files):
         if number % FILES_A_FOLDER == 0:
             folder = root / f"{number // 10_000:03d}" / f"{number // FILES_A_FOLDER:05d}"
             folder.mkdir(parents=True)
-        size, at = chance.randrange(*sizes), chance.randrange(len(words) - sizes[1])
+        size, at, block = chance.randrange(*sizes), chance.randrange(4000), chance.choice(blocks)
         # the number makes every file different: none may cost nothing by being known
-        _write(f"{folder}/{number}.txt", b"%d\n" % number + words[at : at + size])
+        _write(f"{folder}/{number}.txt", b"%d\n" % number + block[at : at + size])
+
+
+def _block(chance: random.Random) -> bytes:
+    """Return 16,000 bytes of few words, as a source file has: a match finder must find some.
+
+    Go's zstd stores what has no match as it is; hexadecimal digits would make restic look bad.
+    """
+    words = [chance.randbytes(chance.randrange(1, 6)).hex() for _ in range(60)]
+    return " ".join(chance.choices(words, k=8000)).encode()[:16_000]
 
 
 def _write(path: str, data: bytes) -> None:

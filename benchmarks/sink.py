@@ -112,20 +112,19 @@ class Sink(BaseHTTPRequestHandler):
             for key, size in page
         )
         more = len(keys) > len(page)
-        token = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>"
+        last = escape(page[-1][0]) if more else ""
+        token = f"<NextContinuationToken>{last}</NextContinuationToken>" if more else ""
         self._answer(
             200,
             f"{XML}<ListBucketResult><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}"
             f"</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>{str(more).lower()}</IsTruncated>"
-            f"{token if more else ''}{rows}</ListBucketResult>".encode(),
+            f"{token}{rows}</ListBucketResult>".encode(),
         )
 
     def _fail(self, status: int, code: str) -> None:
         self._answer(status, f"{XML}<Error><Code>{code}</Code></Error>".encode())
 
-    def _answer(
-        self, status: int, body: bytes, length: int | None = None, **headers: str
-    ) -> None:
+    def _answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
