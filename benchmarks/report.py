@@ -79,7 +79,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def pictures(folder: Path, result: dict[str, Any]) -> None:

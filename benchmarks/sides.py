@@ -236,9 +236,8 @@ def sides(restic: str | None) -> list[Side]:
         print("restic is not here (apt-get install restic): our side is measured without it")
     else:
         found.append(Restic(restic))
-    for other in (Kopia(), Borg()):
-        if shutil.which(other.name):
-            found.append(other)
+    others: tuple[Side, ...] = (Kopia(), Borg())
+    found += [other for other in others if shutil.which(other.name)]
     return found
 
 

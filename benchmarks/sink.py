@@ -68,7 +68,7 @@ class Sink(BaseHTTPRequestHandler):
         key, _ = self._asked()
         if "/" in key.strip("/") and key not in self.objects:
             return self._answer(404, b"")
-        self._answer(200, b"", length=self.objects.get(key, (0, None))[0])
+        return self._answer(200, b"", length=self.objects.get(key, (0, None))[0])
 
     def do_DELETE(self) -> None:
         """Forget an object."""
