@@ -43,8 +43,13 @@ def run(command: list[str], environ: dict[str, str], folder: Path | None = None)
     sampler = Sampler(process.pid)
     sampler.start()
     assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     wall = time.monotonic() - started
     sampler.stop()
     process.stderr.close()
