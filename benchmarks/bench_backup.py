@@ -229,7 +229,7 @@ def _finish(table: Table, versions: list[str], options: Any) -> int:
     }
     report.write(options.out, "backup", result)
     print("\n".join(said))
-    held = all(good for good, _ in judged)
+    held = bool(judged) and all(good for good, _ in judged)
     speed = " (--quick: speed is not judged)" if options.quick else ""
     print(f"Verdict: {'held' if held else 'NOT held'}{speed}")
     return 0 if held else 1
