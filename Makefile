@@ -40,7 +40,7 @@ lint: $(READY) ## check format, style, types, and which room imports which
 format: $(READY) ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
-bench: $(READY) ## measure, side by side with what we compare with (half a minute; on a quiet machine)
+bench: $(READY) ## measure, side by side with what we compare with (3 minutes; on a quiet machine)
 	@failed=; for script in benchmarks/bench_*.py; do \
 	    echo "== $$script"; \
 	    PYTHONPATH=. $(BIN)/python "$$script" --quick || failed="$$failed, $$script"; \
