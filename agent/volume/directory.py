@@ -14,8 +14,10 @@ import errno
 import os
 import stat as mode_bits
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from msgspec.structs import replace
 
 from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
@@ -32,6 +34,7 @@ from agent.volume.descriptors import (
 )
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader
+from agent.volume.looking import ReadFile, file_entry, is_file_of, listed, look, read_files
 from agent.volume.mounts import mount_id
 from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
@@ -39,6 +42,9 @@ from agent.volume.xattrs import Attributes, is_text, keepable, read_xattrs
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
+LOOKED_AT = 1000
+"""Names that are looked at in one call, and held as entries if the caller holds none."""
+
 _TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
 _KINDS = {
@@ -82,9 +88,11 @@ class Directory(Scoped):
         return list(self.iterate(exclude, monitor, cancel))
 
     def iterate(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> Iterator[Entry]:
-        """Yield the entries sorted by raw name, each looked at when it is its turn.
+        """Yield the entries sorted by raw name, looked at a thousand at a time.
 
-        Only the names of a huge directory are held then. Left out and counted: excluded
+        Only the names of a huge directory are held then. A file has no attributes here: they are
+        read when the file is, and an unchanged one has those of its parent, since every change
+        of them moves ctime. Left out and counted: excluded
         entries, sockets, files that are mount points, and entries that cannot be looked at
         (``monitor.problem``, also for attributes that cannot be read). A directory that is a mount point is counted and yielded, see
         ``crossable``. What vanished since the listing is left out silently. Raises
@@ -92,23 +100,35 @@ class Directory(Scoped):
         """
         with self._held() as descriptor:
             with source_errors(self.path):
-                names = sorted(map(os.fsencode, os.listdir(descriptor)))
-            for name in names:
+                names = listed(descriptor)
+            for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
-                path = join(self.path, name)
-                try:
-                    entry = self._look_at(name, path, exclude, monitor)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    if not exclude.matches(path, False):
-                        monitor.problem(SourceError(path, reason(error)))
-                    continue
-                except SourceError as error:
-                    monitor.problem(error)
-                    continue
-                if entry is not None:
-                    yield entry
+                for name, facts in look(descriptor, names[start : start + LOOKED_AT]):
+                    entry = self._entry_of(name, facts, exclude, monitor)
+                    if entry is not None:
+                        yield entry
+
+    def _entry_of(
+        self, name: bytes, facts: tuple[int, ...], exclude: Exclude, monitor: Monitor
+    ) -> Entry | None:
+        """Return the entry of a name, or None if it is left out."""
+        around = self._surroundings
+        if is_file_of(facts, around.device) and not around.holds_mounts:
+            if exclude and exclude.matches(join(self.path, name), False):
+                monitor.add(excluded=1)
+                return None
+            return file_entry(name, facts, around.names)
+        path = join(self.path, name)
+        try:
+            return self._look_at(name, path, exclude, monitor)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if not exclude.matches(path, False):
+                monitor.problem(SourceError(path, reason(error)))
+        except SourceError as error:
+            monitor.problem(error)
+        return None
 
     def crossable(self, entry: Entry) -> bool:
         """Tell whether a directory entry may be opened: false for a mount point."""
@@ -137,11 +157,32 @@ class Directory(Scoped):
                 raise
         return Directory(descriptor, path, self._surroundings)
 
-    def open_file(self, entry: Entry) -> FileReader:
+    def read_files(
+        self, entries: Sequence[Entry], buffer: memoryview, monitor: Monitor
+    ) -> list[ReadFile | None]:
+        """Read small regular files, one behind the other, into ``buffer``.
+
+        It has to have room for a byte more than they have. Their entries are fresh, with their
+        attributes. None stands for a file that is unusual in any way: ``open_file`` is for it.
+        """
+        found: list[ReadFile | None] = []
+        with self._held() as descriptor:
+            for read in read_files(descriptor, entries, buffer, self._surroundings.names):
+                if read is None:
+                    found.append(None)
+                    continue
+                file, attributes = read
+                if attributes:
+                    kept = _kept(attributes, join(self.path, file.entry.name), monitor)
+                    file = file._replace(entry=replace(file.entry, xattrs=kept))
+                found.append(file)
+        return found
+
+    def open_file(self, entry: Entry, monitor: Monitor | None = None) -> FileReader:
         """Open a listed regular file; the caller closes it. Raises ``SourceError``.
 
-        The reader's entry is fresh: metadata may have changed since the listing, the inode
-        may not.
+        The reader's entry is fresh, with its attributes: metadata may have changed since the
+        listing, the inode may not. The monitor hears of attributes that cannot be kept.
         """
         path = join(self.path, entry.name)
         opened = -1
@@ -149,7 +190,8 @@ class Directory(Scoped):
         try:
             opened = self._open_pinned(entry, path)
             stat = os.fstat(opened)
-            fresh = self._refreshed(entry, stat, opened)
+            xattrs = _xattrs(opened, path, monitor or Monitor())
+            fresh = self._entry(entry.name, Kind.FILE, stat, xattrs)
         except OSError as error:
             if opened >= 0:
                 os.close(opened)
@@ -223,7 +265,8 @@ class Directory(Scoped):
                 monitor.add(sockets_skipped=1)
                 return None
             target = os.readlink(b"", dir_fd=descriptor) if kind is Kind.SYMLINK else b""
-            return self._entry(name, kind, stat, _xattrs(descriptor, path, monitor), target)
+            xattrs = () if kind is Kind.FILE else _xattrs(descriptor, path, monitor)
+            return self._entry(name, kind, stat, xattrs, target)
         finally:
             os.close(descriptor)
 
@@ -264,12 +307,6 @@ class Directory(Scoped):
             xattrs=xattrs,
         )
 
-    def _refreshed(self, entry: Entry, stat: os.stat_result, descriptor: int) -> Entry:
-        # Every change of metadata moves ctime, so equal ones spare the look at attributes.
-        if stat.st_ctime_ns == entry.ctime_ns and stat.st_size == entry.size:
-            return entry
-        return self._entry(entry.name, Kind.FILE, stat, keepable(read_xattrs(descriptor)))
-
 
 def _xattrs(descriptor: int, path: bytes, monitor: Monitor) -> Attributes:
     """Read the attributes; what cannot be kept of them is left out, and reported."""
@@ -279,6 +316,10 @@ def _xattrs(descriptor: int, path: bytes, monitor: Monitor) -> Attributes:
         why = f"kept without its extended attributes: {reason(error)}"
         monitor.problem(SourceError(path, why))
         return ()
+    return _kept(found, path, monitor)
+
+
+def _kept(found: Attributes, path: bytes, monitor: Monitor) -> Attributes:
     kept = keepable(found)
     if len(kept) < len(found):
         names = ", ".join(str(name) for name, _ in found if not is_text(name))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.cancel import NEVER, CancelToken
-from agent.entry import Kind
+from agent.entry import Entry, Kind
 from agent.errors import Canceled, SourceError
 from agent.monitor import Monitor
 from agent.volume.directory import Directory, Surroundings
@@ -104,12 +104,23 @@ def test_attributes_and_acls_are_read_from_files_and_directories(
     except OSError as error:
         missing(f"a file system with attributes and ACLs ({error})", "set TMPDIR to one")
     found = listing(volume.root)
+    assert found[b"file"].xattrs == ()
     order = [os.fsencode(n) for n in os.listxattr(source / "file")]
-    assert [name for name, _ in found[b"file"].xattrs] == order
-    assert dict(found[b"file"].xattrs) == {
+    with volume.root.open_file(found[b"file"]) as file:
+        alone = file.entry.xattrs
+    (together,) = volume.root.read_files([found[b"file"]], memoryview(bytearray(9)), Monitor())
+    assert together is not None
+    assert together.entry.xattrs == alone
+    assert [name for name, _ in alone] == order
+    assert dict(alone) == {
         b"user.empty": b"", "user.\u00e4".encode(): b"\x00\xff", b"system.posix_acl_access": ACL,
     }  # fmt: skip
     assert dict(found[b"dir"].xattrs) == {b"user.d": b"1", b"system.posix_acl_default": ACL}
+
+
+def _opened(volume: Volume, monitor: Monitor) -> Entry:
+    with volume.root.open_file(listing(volume.root)[b"file"], monitor) as file:
+        return file.entry
 
 
 def test_an_attribute_removed_while_it_is_read_is_left_out(
@@ -118,7 +129,7 @@ def test_an_attribute_removed_while_it_is_read_is_left_out(
     (source / "file").touch()
     monkeypatch.setattr("agent.volume.xattrs.os.listxattr", lambda _: ["user.gone"])
     monitor = Monitor()
-    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert _opened(volume, monitor).xattrs == ()
     assert monitor.counters.problems == 0
 
 
@@ -131,7 +142,7 @@ def test_a_file_system_without_attributes_has_none(
     (source / "file").touch()
     monkeypatch.setattr("agent.volume.xattrs.os.listxattr", refuse)
     monitor = Monitor()
-    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert _opened(volume, monitor).xattrs == ()
     assert monitor.counters.problems == 0
 
 
@@ -144,7 +155,7 @@ def test_what_has_attributes_that_cannot_be_read_is_kept_and_named(
     (source / "file").touch()
     monkeypatch.setattr("agent.volume.xattrs.os.listxattr", fail)
     monitor = Monitor()
-    assert listing(volume.root, monitor)[b"file"].xattrs == ()
+    assert _opened(volume, monitor).xattrs == ()
     assert str(monitor.problems[0]).startswith(
         "file: kept without its extended attributes: input/output error; check the disk"
     )

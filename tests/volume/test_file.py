@@ -55,14 +55,12 @@ def test_content_is_delivered_whole_in_full_buffers(
         assert not file.changed
 
 
-def test_an_unchanged_file_keeps_the_very_entry_of_the_listing(
-    source: Path, volume: Volume
-) -> None:
+def test_an_unchanged_file_has_the_entry_of_the_listing(source: Path, volume: Volume) -> None:
     (source / "file").write_bytes(b"x")
     entry = listing(volume.root)[b"file"]
     with volume.root.open_file(entry) as file:
         assert content(file) == b"x"
-        assert file.entry_after() is entry
+        assert file.entry_after() == entry
 
 
 def test_metadata_changed_since_the_listing_is_taken_from_the_open_file(

@@ -1,0 +1,112 @@
+"""Batches of names and small files: what the kernel ``_look`` returns, as entries.
+
+The kernel does only what needs no decision. Whatever has a status here is looked at again by
+``directory``, one by one, which decides and words the error.
+"""
+
+import functools
+import os
+import stat as mode_bits
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from agent.entry import Entry, Kind
+from agent.volume import _look
+from agent.volume.names import NameCache
+from agent.volume.xattrs import Attributes
+
+SMALL_BYTES = 512 << 10
+"""Files below this size are read in batches; whoever gives the buffer decides how many at a time."""
+
+_FACTS = struct.Struct("=6I2q5Q")
+_FILE = struct.Struct("=6I2q5Q4Q")
+_PIN = struct.Struct("=QQ")
+_LENGTHS = struct.Struct("=II")
+_SECOND = 1_000_000_000
+
+
+class ReadFile(NamedTuple):
+    """A file that was read into a buffer; its entry is that from before the first byte."""
+
+    entry: Entry
+    start: int
+    length: int
+
+
+def look(directory: int, names: Sequence[bytes]) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    """Yield each name of an open directory with its facts, of which the first is the status."""
+    every = tuple(names)
+    return zip(every, _FACTS.iter_unpack(_look.look(directory, every)), strict=True)
+
+
+def is_file_of(facts: tuple[int, ...], device: int) -> bool:
+    """Tell whether facts are those of a regular file of a device."""
+    return facts[0] == 0 and mode_bits.S_ISREG(facts[1]) and facts[9] == device
+
+
+def file_entry(name: bytes, facts: tuple[int, ...], names: NameCache) -> Entry:
+    """Return the entry of a regular file, without its attributes."""
+    _, mode, uid, gid, mtime_rest, ctime_rest, mtime, ctime, inode, device, _, links, size = facts
+    return Entry(
+        name,
+        Kind.FILE,
+        mode & 0o7777,
+        uid,
+        gid,
+        mtime * _SECOND + mtime_rest,
+        ctime * _SECOND + ctime_rest,
+        inode,
+        device,
+        links,
+        size,
+        names.user(uid),
+        names.group(gid),
+    )
+
+
+def read_files(
+    directory: int, entries: Sequence[Entry], buffer: memoryview, names: NameCache
+) -> Iterator[tuple[ReadFile, Attributes] | None]:
+    """Read regular files one behind the other into ``buffer``; None for one that was not read.
+
+    What is yielded is the file, its entry fresh but without attributes, and these.
+    """
+    pins = b"".join([_PIN.pack(entry.inode, entry.device) for entry in entries])
+    files, attributes = _look.read_files(
+        directory, tuple([entry.name for entry in entries]), pins, buffer
+    )
+    for entry, record in zip(entries, _FILE.iter_unpack(files), strict=True):
+        facts = record[:13]
+        if facts[0]:
+            yield None
+            continue
+        start, length, place, size = record[13:]
+        fresh = _fresh(entry, facts, length, names)
+        kept = _attributes(attributes[place : place + size]) if size else ()
+        yield ReadFile(fresh, start, length), kept
+
+
+def _fresh(entry: Entry, facts: tuple[int, ...], length: int, names: NameCache) -> Entry:
+    """Return the entry of now; every change of metadata moves ctime."""
+    if facts[7] * _SECOND + facts[5] == entry.ctime_ns and length == entry.size:
+        return entry
+    return file_entry(entry.name, (*facts[:12], length), names)
+
+
+@functools.lru_cache(maxsize=256)
+def _attributes(packed: bytes) -> Attributes:
+    """Take attributes apart; with labels, every file of a volume has the same."""
+    found = []
+    place = 0
+    while place < len(packed):
+        name, value = _LENGTHS.unpack_from(packed, place)
+        place += _LENGTHS.size
+        found.append((packed[place : place + name], packed[place + name : place + name + value]))
+        place += name + value
+    return tuple(found)
+
+
+def listed(directory: int) -> list[bytes]:
+    """Return the raw names of an open directory, sorted; raises ``OSError``."""
+    return sorted(map(os.fsencode, os.listdir(directory)))
