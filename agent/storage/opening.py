@@ -7,7 +7,6 @@ from agent.storage.address import LocalAddress, S3Address
 from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
 from agent.storage.retry import Retrying, RetryPolicy
-from agent.storage.s3 import S3Storage
 from agent.storage.settings import S3Settings, settings_for
 
 
@@ -42,4 +41,6 @@ def open_storage(
 
 def open_s3(settings: S3Settings, policy: RetryPolicy | None = None) -> Storage:
     """Return the S3 storage of ``settings`` behind the retry wrapper."""
+    from agent.storage.s3 import S3Storage  # boto3 takes a third of a local run's start-up
+
     return Retrying(S3Storage(settings), policy)

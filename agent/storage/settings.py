@@ -10,8 +10,6 @@ import os
 import ssl
 from pathlib import Path
 
-from botocore.httpsession import where as bundled_authorities
-
 from agent.errors import UsageError
 from agent.storage.address import S3Address, amazon_endpoint, parse_endpoint
 
@@ -119,4 +117,6 @@ def _system_bundle() -> Path:
     for candidate in (named, *_SYSTEM_BUNDLES):
         if candidate and os.path.isfile(candidate):
             return Path(candidate)
+    from botocore.httpsession import where as bundled_authorities  # S3 only, and slow to import
+
     return Path(bundled_authorities())

@@ -1,0 +1,43 @@
+"""A command imports no client of a service that it does not talk to: start-up is felt each time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SERVICES = ("aiohttp", "boto3", "botocore", "kubernetes")
+
+RUN = f"""
+import sys
+from agent.cli import main
+try:
+    main()
+finally:
+    print("imported:", *({SERVICES!r} & sys.modules.keys()), file=sys.stderr)
+""".replace(repr(SERVICES), repr(set(SERVICES)))
+
+
+def imported_by(*arguments: str) -> str:
+    """Run podlift in a process of its own; return which services' clients it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments],
+        env={**os.environ, "PODLIFT_PASSWORD": "secret"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr.rpartition("imported:")[2].strip()
+
+
+def test_help_imports_no_client() -> None:
+    assert imported_by("--help") == ""
+
+
+def test_a_local_backup_imports_no_client(tmp_path: Path) -> None:
+    repo = ("--repo", str(tmp_path / "repo"), "--cache-dir", str(tmp_path / "cache"))
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_bytes(b"content")
+    imported_by("init", *repo)
+    assert imported_by("backup", *repo, str(volume)) == ""
