@@ -32,7 +32,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from chunker import KERNEL_NAME, ChunkStream, Parameters, scan  # noqa: E402
+from chunker import KERNEL_NAME, Chunks, ChunkStream, Parameters, scan  # noqa: E402
 
 POLYNOMIAL = 0x2F7215888E3049
 PROMISED_RATIO = 3.0
@@ -97,12 +97,16 @@ def measure(data: bytes, rounds: int, folder: Path) -> dict[str, float]:
     print(f"both find the same {len(found)} candidates")
 
     def stream() -> None:
-        chunks = ChunkStream(parameters)
-        for at in range(0, len(data), 4 * MIB):
-            for _ in chunks.feed(memoryview(data)[at : at + 4 * MIB]):
-                pass
-        for _ in chunks.finish():
-            pass
+        buffers = [bytearray(parameters.max_size) for _ in range(2)]
+        chunks = ChunkStream(parameters, buffers.pop)
+        at = 0
+        while at < len(data):
+            with chunks.room() as room:
+                count = min(len(room), len(data) - at)
+                room[:count] = memoryview(data)[at : at + count]
+            buffers += [piece.buffer for piece in chunks.filled(count) if isinstance(piece, Chunks)]
+            at += count
+        chunks.finish()
 
     contenders: dict[str, Callable[[], object]] = {
         "kernel": lambda: scan(data, b"", *parameters.tables, parameters.mask),

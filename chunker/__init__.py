@@ -7,15 +7,18 @@ and the same chunks that restic would cut, so either finds what the other has st
 
 from chunker.kernel import KERNEL_NAME, Buffer, Scan, scan
 from chunker.rabin import MIN_SIZE, Parameters, generate_polynomial, is_irreducible
-from chunker.stream import ChunkStream
+from chunker.stream import Chunks, ChunkStream, Piece, ZeroChunks
 
 __all__ = [
     "KERNEL_NAME",
     "MIN_SIZE",
     "Buffer",
     "ChunkStream",
+    "Chunks",
     "Parameters",
+    "Piece",
     "Scan",
+    "ZeroChunks",
     "generate_polynomial",
     "is_irreducible",
     "scan",

@@ -1,9 +1,13 @@
-"""One file's bytes in, its chunks out, in buffers of any size.
+"""One file's bytes in, its chunks out, where they lie.
 
 A chunk ends at the first candidate that lies ``min_size`` or more after its start, or after
 ``max_size`` bytes, or with the file. The rule guarded here: the cuts are a function of the
 content alone. How it was split into buffers, and whether its zeros were read or known to be a
 hole, changes nothing.
+
+The file is read straight into a buffer of the stream, and chunks are places in it: nothing is copied
+but what is left of the last chunk when the next buffer begins. A buffer that is full enough is
+given away with its chunks.
 
 Candidates depend on the 64 bytes before them and not on where a chunk starts. So nothing is
 looked at that cannot be a cut: the first ``min_size`` bytes of each chunk are never scanned,
@@ -12,148 +16,174 @@ the longest for which no hit behind the first one can matter; longer ones would 
 vain, shorter ones would wait more often for the GIL.
 """
 
+import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from chunker.kernel import Buffer, Scan
+from chunker.kernel import Scan
 from chunker.kernel import scan as native_scan
 from chunker.rabin import WINDOW_SIZE, Parameters
 
 HISTORY_SIZE = WINDOW_SIZE - 1
 
+ENOUGH_BYTES = 4 << 20
+"""A buffer that has this much in it, and a chunk, is given away."""
+
+
+class Chunks(NamedTuple):
+    """A buffer, and the chunks in it as (start, size); it belongs to whoever got it."""
+
+    buffer: bytearray
+    spans: Sequence[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ZeroChunks:
+    """That many chunks of ``min_size`` zeros each, which lie nowhere."""
+
+    count: int
+
+
+Piece = Chunks | ZeroChunks
+
 
 class ChunkStream:
     """Cuts one file after the other; for one thread at a time.
 
-    Each call hands back an iterator that has to be taken to its end before the next call, and
-    before the buffer that was fed is written to again. An unfinished one makes the next call
-    raise ``RuntimeError``, so chunks cannot get lost unseen; after an error in mid-file, drop
-    the stream and make a new one, which costs nothing.
-
-    Chunks are bytes of their own. They hold each byte copied once, twice where a chunk spans
-    buffers. A chunk of ``min_size`` zeros, however they came, is always the object
-    ``zero_chunk``: test it with ``is`` and skip hashing.
+    Fill ``room()`` and say ``filled``, or say ``zeros``, until the file ends; then ``finish``. After an
+    error in mid-file ``drop`` what is there of it. The pieces of a file come in its order.
     """
 
-    def __init__(self, parameters: Parameters, scan: Scan = native_scan) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        lend: Callable[[], bytearray],
+        *,
+        enough: int = ENOUGH_BYTES,
+        scan: Scan = native_scan,
+    ) -> None:
+        """``lend`` returns a buffer of ``max_size`` bytes or more, with anything in it."""
         self.parameters = parameters
-        self.zero_chunk = parameters.zero_chunk
+        self._lend = lend
+        self._enough = enough
         self._scan = scan
-        self._zeros = memoryview(parameters.zero_chunk)
-        self._unfinished = False
-        self._start_file()
+        self._buffer = bytearray()
+        self._clear()
 
-    def feed(self, data: Buffer) -> Iterator[bytes]:
-        """Yield the chunks that end within ``data``, the file's next bytes.
+    def _clear(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+        self._start = 0  # of the chunk in progress
+        self._looked = 0  # up to where there is no cut for it
+        self._end = 0  # of what was filled
 
-        Raises ``RuntimeError`` while an earlier iterator is unfinished.
-        """
-        return self._exclusive(self._cut(data))
+    def room(self) -> memoryview:
+        """Return where the file's next bytes belong; never empty."""
+        if not self._buffer:
+            self._buffer = self._lend()
+        end = self._enough if self._end < self._enough else len(self._buffer)
+        return memoryview(self._buffer)[self._end : end]
 
-    def feed_zeros(self, length: int) -> Iterator[bytes]:
-        """Yield the chunks that end within the file's next ``length`` bytes, all zero.
+    def filled(self, count: int) -> list[Piece]:
+        """Take the first ``count`` bytes of the room; return what is complete by them."""
+        self._cut(count)
+        return self._if_full()
 
-        The same as feeding them, but they are neither scanned nor copied, so a hole of
-        tebibytes takes no memory. Raises ``ValueError`` for a negative length and
-        ``RuntimeError`` while an earlier iterator is unfinished.
+    def zeros(self, length: int) -> list[Piece]:
+        """Take ``length`` zeros that need not be read; return what is complete by them.
+
+        The same as filling them in, but a hole of tebibytes takes no time. Raises ``ValueError``
+        for a negative length.
         """
         if length < 0:
             raise ValueError(f"a hole cannot have {length} bytes")
-        return self._exclusive(self._cut_zeros(length))
+        pieces: list[Piece] = []
+        left = self._complete_with_zeros(length, pieces) if self._end > self._start else length
+        count, left = divmod(left, self.parameters.min_size)
+        if count:
+            if self._spans:
+                pieces.append(self._give_away())
+            pieces.append(ZeroChunks(count))
+        self._fill_zeros(left, pieces)
+        return pieces
 
-    def finish(self) -> Iterator[bytes]:
-        """Yield the file's last chunk, if any byte is left; the stream is ready for a new file.
+    def finish(self) -> list[Piece]:
+        """Return the file's last chunks, if any byte is left; the stream is ready for a new file."""
+        if self._end > self._start:
+            self._spans.append((self._start, self._end - self._start))
+        self._start = self._end
+        pieces: list[Piece] = [self._give_away()] if self._spans else []
+        self._clear()
+        return pieces
 
-        Raises ``RuntimeError`` while an earlier iterator is unfinished.
-        """
-        return self._exclusive(self._rest())
+    def drop(self) -> None:
+        """Forget what was filled in of a file that could not be read."""
+        self._clear()
 
-    def _start_file(self) -> None:
-        self._pieces: list[bytes | memoryview] = []  # of the chunk in progress
-        self._length = 0  # of the pieces
-        self._history = b""  # the last bytes fed
+    def _complete_with_zeros(self, length: int, pieces: list[Piece]) -> int:
+        """Fill zeros in until a chunk ends with them; return how many of them are left."""
+        before = self._end - self._start
+        # Within this reach a cut becomes legal and a window all zero.
+        reach = min(length, max(self.parameters.min_size - before, WINDOW_SIZE))
+        if not self._fill_zeros(reach, pieces):
+            return length - reach
+        self._end, over = self._start, self._end - self._start  # those of the next chunk again
+        self._looked = min(self._looked, self._end)
+        return length - reach + over
 
-    def _exclusive(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        if self._unfinished:
-            raise RuntimeError(
-                "the iterator of the previous call was not taken to its end; "
-                "exhaust each one, or make a new ChunkStream"
-            )
-        self._unfinished = True
-        return self._to_the_end(chunks)
+    def _fill_zeros(self, length: int, pieces: list[Piece]) -> bool:
+        """Fill zeros in; tell whether a chunk ended."""
+        ended = False
+        while length > 0:
+            with self.room() as room:
+                count = min(length, len(room))
+                room[:count] = bytes(count)
+            ended = self._cut(count) or ended
+            pieces += self._if_full()
+            length -= count
+        return ended
 
-    def _to_the_end(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        yield from chunks
-        self._unfinished = False
+    def _cut(self, count: int) -> bool:
+        """Take bytes that were filled in; tell whether a chunk ended with them."""
+        self._end += count
+        known = len(self._spans)
+        while (cut := self._next_cut()) is not None:
+            self._spans.append((self._start, cut - self._start))
+            self._start = cut
+        return len(self._spans) > known
 
-    def _cut(self, data: Buffer) -> Iterator[bytes]:
-        with memoryview(data) as whole, whole.cast("B") as view:
-            start = -self._length
-            while (cut := self._next_cut(view, start)) is not None:
-                yield self._complete(view[max(start, 0) : cut])
-                start = cut
-            self._keep(bytes(view[max(start, 0) :]))
-            self._remember(bytes(view[-HISTORY_SIZE:]))
+    def _if_full(self) -> list[Piece]:
+        full = self._end >= self._enough or self._end == len(self._buffer)
+        return [self._give_away()] if self._spans and full else []
 
-    def _cut_zeros(self, length: int) -> Iterator[bytes]:
-        left = length
-        if self._length > 0:
-            # Within this reach a cut becomes legal and a window all zero.
-            reach = max(self.parameters.min_size - self._length, WINDOW_SIZE)
-            view = self._zeros[: min(left, reach)]
-            cut = self._next_cut(view, -self._length)
-            if cut is not None:
-                yield self._complete(view[:cut])
-                left -= cut
-        if self._length == 0:
-            while left >= len(self.zero_chunk):
-                yield self.zero_chunk
-                left -= len(self.zero_chunk)
-        self._keep(self._zeros[:left])
-        self._remember(bytes(self._zeros[: min(length, HISTORY_SIZE)]))
+    def _next_cut(self) -> int | None:
+        """Return where the chunk in progress ends, or None if that is not known yet."""
+        parameters = self.parameters
+        limit = self._start + parameters.max_size
+        end = min(limit, self._end)
+        at = max(self._start + parameters.min_size - 1, self._looked)
+        with memoryview(self._buffer) as view:
+            while at < end:
+                stop = min(at + parameters.min_size, end)
+                runs = self._scan(
+                    view[at:stop], view[at - HISTORY_SIZE : at], *parameters.tables, parameters.mask
+                )
+                if runs:
+                    return at + int.from_bytes(runs[:8], sys.byteorder)
+                at = self._looked = stop
+        return limit if limit <= self._end else None
 
-    def _rest(self) -> Iterator[bytes]:
-        if self._length > 0:
-            yield self._complete(None)
-        self._start_file()
-
-    def _next_cut(self, view: memoryview, start: int) -> int | None:
-        """Return where the chunk that began at ``start`` (maybe before ``view``) ends in it."""
-        tables = self.parameters.tables
-        limit = start + self.parameters.max_size
-        end = min(limit, len(view))
-        at = max(start + self.parameters.min_size - 1, 0)
-        while at < end:
-            stop = min(at + self.parameters.min_size, end)
-            runs = self._scan(
-                view[at:stop],
-                self._history_at(view, at),
-                tables.out,
-                tables.mod,
-                self.parameters.mask,
-            )
-            if runs:
-                return at + int.from_bytes(runs[:8], sys.byteorder)
-            at = stop
-        return limit if limit <= len(view) else None
-
-    def _history_at(self, view: memoryview, at: int) -> Buffer:
-        if at >= HISTORY_SIZE:
-            return view[at - HISTORY_SIZE : at]
-        return self._history + bytes(view[:at])
-
-    def _complete(self, last: memoryview | None) -> bytes:
-        pieces = self._pieces if last is None else [*self._pieces, last]
-        # join copies a lone piece only if it is not bytes already
-        chunk = b"".join(pieces)
-        self._pieces = []
-        self._length = 0
-        return self.zero_chunk if chunk == self.zero_chunk else chunk
-
-    def _keep(self, piece: bytes | memoryview) -> None:
-        if piece:
-            self._pieces.append(piece)
-            self._length += len(piece)
-
-    def _remember(self, last: bytes) -> None:
-        self._history = (self._history + last)[-HISTORY_SIZE:]
+    def _give_away(self) -> Chunks:
+        """Begin a new buffer with what is left of the last chunk, and return the old one."""
+        given = Chunks(self._buffer, tuple(self._spans))
+        left = self._end - self._start
+        if left:
+            self._buffer = self._lend()
+            with memoryview(given.buffer) as view:
+                self._buffer[:left] = view[self._start : self._end]
+        else:
+            self._buffer = bytearray()
+        looked = self._looked - self._start
+        self._clear()
+        self._looked, self._end = max(looked, 0), left
+        return given

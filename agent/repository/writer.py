@@ -55,23 +55,29 @@ class _Known:
         mine = []
         with self._lock:
             claimed = self._claimed[type]
+            known = self._indexed(type, ids)
             for place, id in enumerate(ids):
-                if id not in claimed and not self._indexed(type, id):
+                if not known[place] and id not in claimed:
                     claimed.add(id)
                     mine.append(place)
         return mine
 
-    def has(self, type: BlobType, id: BlobId) -> bool:
+    def has(self, type: BlobType, ids: Sequence[BlobId]) -> bool:
+        """Tell whether every one of these blobs is stored, or being stored."""
         with self._lock:
-            return id in self._claimed[type] or self._indexed(type, id)
+            claimed = self._claimed[type]
+            known = self._indexed(type, ids)
+            return all(known[place] or id in claimed for place, id in enumerate(ids))
 
     def distrust(self, type: BlobType) -> None:
         """Rely no more on what earlier runs stored of this type."""
         with self._lock:
             self._distrusted.add(type)
 
-    def _indexed(self, type: BlobType, id: BlobId) -> bool:
-        return type not in self._distrusted and self._view.has(type, id)
+    def _indexed(self, type: BlobType, ids: Sequence[BlobId]) -> bytes:
+        if type in self._distrusted:
+            return bytes(len(ids))
+        return self._view.known(type, b"".join(ids))
 
     def indexed(self, packs: Packs) -> None:
         """Move blobs from the claimed to the indexed ones; they are in either at any time."""
@@ -174,7 +180,7 @@ class Writer:
 
     def has_content(self, ids: Sequence[bytes]) -> bool:
         """Tell whether every data blob is indexed or on its way."""
-        return all(self._known.has(BlobType.DATA, BlobId(id)) for id in ids)
+        return self._known.has(BlobType.DATA, [BlobId(id) for id in ids])
 
     def store_chunks(self, data: Buffer, spans: Sequence[Span]) -> Sequence[bytes]:
         """Store the data blobs that lie in a buffer unless they are known; return their ids."""

@@ -10,14 +10,13 @@ A file that cannot be read is counted, named and left out. Anything else that fa
 without a snapshot.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
@@ -26,25 +25,20 @@ from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
+from agent.transfer.pieces import BATCH_BYTES, Batch, Buffers, File, Ids, Seen
 from agent.transfer.pool import Pool
 from agent.volume.directory import Directory
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
+from agent.volume.looking import SMALL_BYTES
 from agent.volume.reader import Volume
-from chunker import ChunkStream
+from chunker import Chunks, ChunkStream, Piece, ZeroChunks
 
 log = logging.getLogger(__name__)
-
-BATCH_FILES = 64
-BATCH_BYTES = 4 << 20
-READ_BUFFER_BYTES = 1 << 20
 
 READERS = 4
 SAVERS = 8
 """At most as many threads, on however many cores: each holds buffers, and the node has other work."""
-
-FILE_WEIGHT_BYTES = 16 << 10
-"""What a queued file weighs at least: its entry, its slot and its share of the batch."""
 
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
@@ -65,13 +59,6 @@ class Source:
     volume: Volume
     exclude: Exclude
     parent_tree: bytes | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _File:
-    place: int
-    entry: Entry
-    known: bool  # the parent snapshot has a file of this name
 
 
 def back_up(source: Source, target: BackupTarget, monitor: Monitor, cancel: CancelToken) -> bytes:
@@ -105,6 +92,8 @@ class _Backup:
         self._assembly = Assembly(target.store_tree, monitor)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
+        self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
+        self._buffers = Buffers(max(target.chunking.max_size, BATCH_BYTES + SMALL_BYTES))
 
     def close(self) -> None:
         """End all threads; readers first, since they feed the savers."""
@@ -158,7 +147,7 @@ class _Backup:
             elif (opened := self._open(directory, entry)) is not None:
                 yield child, opened
             else:
-                self._assembly.finish(folder, place, None)
+                self._assembly.finish_many(folder, [(place, None)])
 
     def _open(self, directory: Directory, entry: Entry) -> Directory | None:
         try:
@@ -175,7 +164,7 @@ class _Backup:
             if folder.parent is None:
                 raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
             self._monitor.problem(error)
-            self._assembly.finish(folder.parent, folder.place, None)
+            self._assembly.finish_many(folder.parent, [(folder.place, None)])
             return None
 
     def _earlier(self, tree: bytes | None, path: bytes) -> dict[bytes, Entry]:
@@ -201,42 +190,60 @@ class _Backup:
         earlier: dict[bytes, Entry],
     ) -> None:
         """Finish what needs no reading, and queue the files that do."""
-        batch: list[_File] = []
-        weight = 0
+        finished: list[tuple[int, Entry | None]] = []
+        unchanged: list[tuple[int, Entry]] = []
+        batch = Batch()
         for place, entry in enumerate(entries):
             if entry.kind is Kind.FILE:
                 before = earlier.get(entry.name)
-                self._monitor.add(bytes_total=entry.size)
-                if before is not None and self._reusable(entry, before):
-                    self._reuse(folder, place, entry, before)
+                if before is not None and entry.unchanged_since(before):
+                    unchanged.append((place, before))
                     continue
-                batch.append(_File(place, entry, before is not None))
-                weight += max(entry.size, FILE_WEIGHT_BYTES)
-                if len(batch) >= BATCH_FILES or weight >= BATCH_BYTES:
-                    self._queue(folder, directory, batch, weight)
-                    batch, weight = [], 0
+                batch.add(File(place, entry, before is not None))
+                if batch.full:
+                    self._queue(folder, directory, batch)
+                    batch = Batch()
             elif entry.kind is not Kind.DIRECTORY:
-                self._monitor.add(others=1)
-                self._assembly.finish(folder, place, entry)
-        if batch:
-            self._queue(folder, directory, batch, weight)
+                finished.append((place, entry))
+        self._monitor.add(others=len(finished), bytes_total=sum(entry.size for entry in entries))
+        for place in self._reuse(entries, unchanged, finished):
+            batch.add(File(place, entries[place], known=True))
+            if batch.full:
+                self._queue(folder, directory, batch)
+                batch = Batch()
+        if batch.files:
+            self._queue(folder, directory, batch)
+        self._assembly.finish_many(folder, finished)
 
-    def _reusable(self, entry: Entry, before: Entry) -> bool:
-        return (
-            entry.unchanged_since(before)
-            and self._target.has_content(before.content or ())
-            and self._assembly.take(accounted(before.content))
-        )
+    def _reuse(
+        self,
+        entries: Sequence[Entry],
+        unchanged: Sequence[tuple[int, Entry]],
+        finished: list[tuple[int, Entry | None]],
+    ) -> Iterator[int]:
+        """Finish files with the content of their parents; yield the places of those that have to be read."""
+        contents = [before.content or () for _, before in unchanged]
+        all_there = self._target.has_content([id for content in contents for id in content])
+        count = size = 0
+        for (place, before), content in zip(unchanged, contents, strict=True):
+            if not (all_there or self._target.has_content(content)):
+                yield place
+                continue
+            if not self._assembly.take(accounted(content)):
+                yield place
+                continue
+            entry = replace(entries[place], content=content, xattrs=before.xattrs)
+            finished.append((place, self._links.settle(entry)))
+            count += 1
+            size += entry.size
+        self._monitor.add(files_unmodified=count, bytes_done=size)
 
-    def _reuse(self, folder: Folder, place: int, entry: Entry, before: Entry) -> None:
-        finished = self._links.settle(msgspec.structs.replace(entry, content=before.content))
-        self._monitor.add(files_unmodified=1, bytes_done=entry.size)
-        self._assembly.finish(folder, place, finished)
-
-    def _queue(self, folder: Folder, directory: Directory, batch: list[_File], weight: int) -> None:
+    def _queue(self, folder: Folder, directory: Directory, batch: Batch) -> None:
         directory.retain()
         try:
-            queued = self._readers.submit(weight, self._read_batch, folder, directory, batch)
+            queued = self._readers.submit(
+                batch.weight, self._read_batch, folder, directory, batch.files
+            )
         except BaseException:
             directory.release()
             raise
@@ -244,129 +251,111 @@ class _Backup:
 
     # -- the readers ---------------------------------------------------------------------------
 
-    def _read_batch(self, folder: Folder, directory: Directory, batch: list[_File]) -> None:
-        stream = ChunkStream(self._target.chunking)
-        with memoryview(bytearray(_buffer_bytes(batch))) as buffer:
-            for file in batch:
-                self.run.check()
-                finished = self._read(directory, file, stream, buffer)
-                if finished is None:
-                    stream = ChunkStream(self._target.chunking)
-                self._assembly.finish(folder, file.place, finished)
+    def _read_batch(self, folder: Folder, directory: Directory, batch: Sequence[File]) -> None:
+        self.run.check()
+        small = [file for file in batch if file.entry.size < self._one_chunk]
+        large = [file for file in batch if file.entry.size >= self._one_chunk]
+        if small:
+            large += self._read_small(folder, directory, small)
+        for file in large:
+            self.run.check()
+            self._assembly.finish_many(folder, [(file.place, self._read(directory, file))])
 
-    def _read(
-        self, directory: Directory, file: _File, stream: ChunkStream, buffer: memoryview
-    ) -> Entry | None:
+    def _read_small(
+        self, folder: Folder, directory: Directory, files: Sequence[File]
+    ) -> list[File]:
+        """Read files of one chunk each, and store them in one go; return those left to ``_read``."""
+        with self._buffers.lent() as buffer:
+            with memoryview(buffer) as view:
+                read = directory.read_files([file.entry for file in files], view, self._monitor)
+            spans = [(one.start, one.length) for one in read if one is not None and one.length]
+            ids = iter(self._target.store_chunks(buffer, spans))
+        finished: list[tuple[int, Entry | None]] = []
+        unusual = []
+        grown = changed = 0
+        for file, one in zip(files, read, strict=True):
+            if one is None:
+                unusual.append(file)
+                continue
+            content = (next(ids),) if one.length else ()
+            entry = self._links.settle(replace(one.entry, content=content))
+            finished.append((file.place, entry))
+            grown += one.length - file.entry.size
+            changed += file.known
+        size = sum(length for _, length in spans)
+        self._monitor.add(
+            bytes_total=grown,
+            bytes_done=size,
+            bytes_read=size,
+            files_new=len(finished) - changed,
+            files_changed=changed,
+        )
+        self._assembly.finish_many(folder, finished)
+        return unusual
+
+    def _read(self, directory: Directory, file: File) -> Entry | None:
         """Read one file; return its finished entry, or None after counting the problem."""
-        seen = _Seen(self._monitor)
+        seen = Seen(self._monitor)
+        stream = ChunkStream(self._target.chunking, self._buffers.take)
         try:
-            with directory.open_file(file.entry) as reader:
-                content = self._content(reader, stream, buffer, seen)
+            with directory.open_file(file.entry, self._monitor) as reader:
+                content = self._content(reader, stream, seen)
                 entry = reader.entry_after()
         except SourceError as error:
             self._monitor.add(bytes_total=seen.size - file.entry.size)
             self._monitor.problem(error)
             return None
-        entry = msgspec.structs.replace(entry, content=tuple(content), size=seen.size)
+        entry = replace(entry, content=tuple(content), size=seen.size)
         self._monitor.add(
             bytes_total=seen.size - file.entry.size,
             **{"files_changed" if file.known else "files_new": 1},
         )
         return self._links.settle(entry)
 
-    def _content(
-        self, reader: FileReader, stream: ChunkStream, buffer: memoryview, seen: "_Seen"
-    ) -> list[bytes]:
+    def _content(self, reader: FileReader, stream: ChunkStream, seen: Seen) -> list[bytes]:
         """Cut a file into chunks, store them, and return their ids in order."""
-        ids = _Ids()
+        ids = Ids()
         taken = 0
         try:
-            for chunk in self._cut(reader, stream, buffer, seen):
-                ids.append(self._save(chunk, stream, seen.size))
-                if ids.count % LIST_STEP == 0:
-                    if not self._assembly.take(LIST_STEP):
+            for piece in self._cut(reader, stream, seen):
+                saved, count = self._save(piece)
+                steps = (ids.count + count) // LIST_STEP * LIST_STEP - taken
+                if steps:
+                    if not self._assembly.take(steps):
                         raise SourceError(reader.path, _TOO_LONG)
-                    taken += LIST_STEP
+                    taken += steps
+                ids.append(saved, count)
         except SourceError:
             self._assembly.give_back(taken)
             raise
         return ids.finish()
 
-    def _cut(
-        self, reader: FileReader, stream: ChunkStream, buffer: memoryview, seen: "_Seen"
-    ) -> Iterator[bytes]:
+    def _cut(self, reader: FileReader, stream: ChunkStream, seen: Seen) -> Iterator[Piece]:
         """Yield the chunks of a file as it is read."""
-        for segment in reader.segments(buffer):
+        for segment in reader.segments(stream.room):
             self.run.check()
             if isinstance(segment, Hole):
-                chunks = stream.feed_zeros(segment.length)
+                yield from stream.zeros(segment.length)
                 seen.add(segment.length, read=0)
             else:
-                chunks = stream.feed(segment)
+                yield from stream.filled(len(segment))
                 seen.add(len(segment), read=len(segment))
-            for chunk in chunks:
-                self.run.check()  # a hole of tebibytes is one segment
-                yield chunk
         yield from stream.finish()
 
-    def _store(self, chunk: bytes) -> bytes:
-        return self._target.store_chunks(chunk, [(0, len(chunk))])[0]
-
-    def _save(
-        self, chunk: bytes, stream: ChunkStream, seen: int
-    ) -> "bytes | concurrent.futures.Future[bytes]":
-        """Store a chunk: here and now for a small file, by the savers for a large one.
+    def _save(self, piece: Piece) -> tuple["Future[Sequence[bytes]] | Sequence[bytes]", int]:
+        """Have chunks stored by the savers; return their ids, and how many they are.
 
         The chunk of zeros, of which a large hole has thousands, is hashed once a run.
         """
-        if chunk is stream.zero_chunk:
+        if isinstance(piece, ZeroChunks):
             if self._zero_id is None:
-                self._zero_id = self._store(chunk)
-            return self._zero_id
-        if seen <= len(chunk):
-            return self._store(chunk)
-        return self._savers.submit(len(chunk), self._store, chunk)
+                zeros = self._target.chunking.zero_chunk
+                (self._zero_id,) = self._target.store_chunks(zeros, [(0, len(zeros))])
+            return [self._zero_id], piece.count
+        size = sum(size for _, size in piece.spans)
+        return self._savers.submit(size, self._store, piece), len(piece.spans)
 
-
-class _Seen:
-    """The bytes of one file that went by, told to the monitor as they do."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        self.size = 0
-
-    def add(self, length: int, *, read: int) -> None:
-        self.size += length
-        self._monitor.add(bytes_done=length, bytes_read=read)
-
-
-class _Ids:
-    """The ids of a file's chunks, in order, while some of them are still being stored."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._done: list[bytes] = []
-        self._open: collections.deque[bytes | concurrent.futures.Future[bytes]] = (
-            collections.deque()
-        )
-
-    def append(self, id: "bytes | concurrent.futures.Future[bytes]") -> None:
-        self.count += 1
-        self._open.append(id)
-        while self._open and (isinstance(self._open[0], bytes) or self._open[0].done()):
-            self._take()
-
-    def _take(self) -> None:
-        first = self._open.popleft()
-        self._done.append(first if isinstance(first, bytes) else first.result())
-
-    def finish(self) -> list[bytes]:
-        while self._open:
-            self._take()
-        return self._done
-
-
-def _buffer_bytes(batch: Sequence[_File]) -> int:
-    """Return a buffer size that suits a batch: a small file should be read in one go."""
-    largest = max(file.entry.size for file in batch)
-    return min(READ_BUFFER_BYTES, max(largest + 1, 4096))
+    def _store(self, piece: Chunks) -> Sequence[bytes]:
+        ids = self._target.store_chunks(piece.buffer, piece.spans)
+        self._buffers.give(piece.buffer)
+        return ids

@@ -52,12 +52,13 @@ class Folder:
         self.slots = [None] * count
         self.waiting = count
 
-    def put(self, place: int, entry: Entry | None) -> bool:
-        """Fill a slot (None: left out); return whether it was the last."""
+    def put(self, finished: Sequence[tuple[int, Entry | None]]) -> bool:
+        """Fill slots (None: left out); return whether the last one is among them."""
         with self.lock:
-            self.slots[place] = entry
-            self.waiting -= 1
-            return self.waiting == 0
+            for place, entry in finished:
+                self.slots[place] = entry
+            self.waiting -= len(finished)
+            return self.waiting == 0 and bool(finished)
 
 
 class Assembly:
@@ -84,9 +85,9 @@ class Assembly:
         with self._lists:
             self._listed -= chunks
 
-    def finish(self, folder: Folder, place: int, entry: Entry | None) -> None:
-        """Deliver one entry; stores every tree that becomes complete by it."""
-        if folder.put(place, entry):
+    def finish_many(self, folder: Folder, finished: Sequence[tuple[int, Entry | None]]) -> None:
+        """Deliver entries by their places; stores every tree that becomes complete by them."""
+        if folder.put(finished):
             self.store(folder)
 
     def store(self, folder: Folder) -> None:
@@ -103,7 +104,7 @@ class Assembly:
             finished = msgspec.structs.replace(current.entry, subtree=tree)
             self._count(finished, current.earlier)
             current.slots = []
-            current = current.parent if current.parent.put(current.place, finished) else None
+            current = current.parent if current.parent.put([(current.place, finished)]) else None
 
     def root(self, check: Callable[[], None]) -> bytes:
         """Wait for the root tree and return its id; ``check`` raises what went wrong."""

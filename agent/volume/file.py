@@ -12,7 +12,7 @@ its end, within a bound.
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -26,6 +26,9 @@ _BLOCK = 512
 
 _UNSIZED_BYTES = 1 << 30
 """How far a file is read that says it has no bytes; one that goes on is endless, not a file."""
+
+_DROPPED_FROM_BYTES = 16 << 20
+"""A large file that nobody has read lately does not stay in the node's page cache because of us."""
 
 _NO_HOLES_TOLD = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
@@ -45,25 +48,27 @@ class FileReader(OneDescriptor):
         self.entry = entry
         self.bytes_delivered = 0
         self.changed = False
+        self._cold = False
         super().__init__(descriptor)
         self._opened = stat
         # A file with a block for each byte has no holes; asking would only cost time.
         self._sparse = stat.st_blocks * _BLOCK < stat.st_size
 
-    def segments(self, buffer: memoryview) -> Iterator[memoryview | Hole]:
-        """Yield the content from the start: filled slices of ``buffer``, and holes.
+    def segments(self, room: Callable[[], memoryview]) -> Iterator[memoryview | Hole]:
+        """Yield the content from the start: filled parts of what ``room`` returns, and holes.
 
-        ``buffer`` is a writable view of bytes that is filled anew for each slice; a slice is
-        as long as the buffer unless the file or its data ends. ``changed`` is set at the end.
-        Raises ``SourceError`` when a read fails.
+        ``room`` is asked for a writable view of bytes for each part, which is filled unless the
+        file or its data ends. ``changed`` is set at the end. Raises ``SourceError`` when a read
+        fails.
         """
         self.bytes_delivered = 0
+        self._cold = self._opened.st_size >= _DROPPED_FROM_BYTES and self._is_cold()
         limit = self._opened.st_size or _UNSIZED_BYTES
         try:
-            yield from self._until(limit, buffer)
+            yield from self._until(limit, room)
             now = os.fstat(self._descriptor)
             if now.st_size > limit == self.bytes_delivered:
-                yield from self._until(now.st_size, buffer)
+                yield from self._until(now.st_size, room)
                 now = os.fstat(self._descriptor)
         except OSError as error:
             raise SourceError(self.path, reason(error)) from error
@@ -85,7 +90,7 @@ class FileReader(OneDescriptor):
             or now.st_ctime_ns != before.st_ctime_ns
         )
 
-    def _until(self, limit: int, buffer: memoryview) -> Iterator[memoryview | Hole]:
+    def _until(self, limit: int, room: Callable[[], memoryview]) -> Iterator[memoryview | Hole]:
         """Deliver up to the offset ``limit``, or to the end of the file if that comes first."""
         while self.bytes_delivered < limit:
             start, end = self._next_data(limit)
@@ -94,13 +99,31 @@ class FileReader(OneDescriptor):
                 self.bytes_delivered = start
                 yield Hole(hole)
             while self.bytes_delivered < end:
+                buffer = room()
                 filled = self._fill(buffer, end - self.bytes_delivered)
                 if filled == 0:
                     return
+                self._let_go(filled)
                 self.bytes_delivered += filled
                 yield buffer[:filled]
             if start == end:
                 return
+
+    def _is_cold(self) -> bool:
+        """Tell whether the file's first block would have to come from the disk."""
+        try:
+            os.preadv(self._descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # a file system that does not tell
+        return False
+
+    def _let_go(self, count: int) -> None:
+        """Take what was just read out of the page cache, if it is only there because of that."""
+        if self._cold:
+            position = self.bytes_delivered
+            os.posix_fadvise(self._descriptor, position, count, os.POSIX_FADV_DONTNEED)
 
     def _next_data(self, limit: int) -> tuple[int, int]:
         """Return where the next data starts and ends; equal if only a hole is left."""

@@ -1,8 +1,9 @@
 import hashlib
 from pathlib import Path
 
-from chunker import ChunkStream, Parameters
+from chunker import Parameters
 from tests.chunker.contents import MIB, noise, text
+from tests.chunker.cutting import cut, stream_of
 from tests.chunker.resticcuts import restic_cuts
 from tests.support.restic import Restic
 
@@ -16,8 +17,8 @@ def test_the_restic_that_is_here_cuts_by_its_own_polynomial_where_we_do(
         "hole": noise("live before", 600_000) + bytes(2 * MIB) + noise("live after", 600_000),
     }
     polynomial, theirs = restic_cuts(restic, tmp_path, files)
-    stream = ChunkStream(Parameters(polynomial))
+    stream = stream_of(Parameters(polynomial))
 
     for name, content in files.items():
-        ours = [*stream.feed(content), *stream.finish()]
+        ours = cut([content], stream)
         assert [(len(c), hashlib.sha256(c).hexdigest()) for c in ours] == theirs[name], name

@@ -324,7 +324,7 @@ def test_files_of_an_overlays_layers_belong_to_it_whatever_their_device_number(
         entry = listing(volume.root, monitor)[b"file"]
         assert entry.device != volume.device
         with volume.root.open_file(entry) as file:
-            parts = [bytes(p) for p in file.segments(memoryview(bytearray(100)))]  # type: ignore[arg-type]
+            parts = [bytes(p) for p in file.segments(lambda: memoryview(bytearray(100)))]  # type: ignore[arg-type]
     assert parts == [b"of the lower layer"]
     assert monitor.counters.mounts_skipped == 0
 
@@ -362,7 +362,7 @@ def test_a_directory_lives_until_its_last_reference_is_given_back(
     def work() -> None:
         with directory.open_file(entry) as file:
             directory.release()
-            read.extend(bytes(s) for s in file.segments(memoryview(bytearray(10))))  # type: ignore[arg-type]
+            read.extend(bytes(s) for s in file.segments(lambda: memoryview(bytearray(10))))  # type: ignore[arg-type]
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -30,14 +30,14 @@ def content(file: FileReader, room: int = 4096) -> bytes:
     buffer = memoryview(bytearray(room))
     return b"".join(
         bytes(part.length) if isinstance(part, Hole) else bytes(part)
-        for part in file.segments(buffer)
+        for part in file.segments(lambda: buffer)
     )
 
 
 def shape(file: FileReader, room: int = 1 << 20) -> list[tuple[str, int]]:
     return [
         ("hole", part.length) if isinstance(part, Hole) else ("data", len(part))
-        for part in file.segments(memoryview(bytearray(room)))
+        for part in file.segments(lambda: memoryview(bytearray(room)))
     ]
 
 
@@ -48,7 +48,7 @@ def test_content_is_delivered_whole_in_full_buffers(
     data = os.urandom(size)
     (source / "file").write_bytes(data)
     with opened(volume) as file:
-        parts = [bytes(part) for part in file.segments(memoryview(bytearray(100)))]  # type: ignore[arg-type]
+        parts = [bytes(part) for part in file.segments(lambda: memoryview(bytearray(100)))]  # type: ignore[arg-type]
         assert b"".join(parts) == data
         assert all(len(part) == 100 for part in parts[:-1])
         assert file.entry_after().size == size
@@ -126,7 +126,7 @@ def test_any_sparse_file_reads_as_the_kernel_reads_it(
 def test_a_file_truncated_while_it_is_read_ends_early(source: Path, volume: Volume) -> None:
     (source / "file").write_bytes(b"x" * 1000)
     with opened(volume) as file:
-        parts = file.segments(memoryview(bytearray(100)))
+        parts = file.segments(lambda: memoryview(bytearray(100)))
         next(parts)
         os.truncate(source / "file", 250)
         assert sum(len(part) for part in parts) == 150  # type: ignore[arg-type, misc]
@@ -139,7 +139,7 @@ def test_a_sparse_file_truncated_while_it_is_read_ends_early(source: Path, volum
         out.write(b"x" * 4096)
         out.truncate(TIB)
     with opened(volume) as file:
-        parts = file.segments(memoryview(bytearray(1 << 20)))
+        parts = file.segments(lambda: memoryview(bytearray(1 << 20)))
         assert len(next(parts)) >= 4096  # type: ignore[arg-type]
         os.truncate(source / "file", 1 << 30)
         assert [type(part) for part in parts] == [Hole]
@@ -160,7 +160,7 @@ def test_a_file_that_grows_for_ever_ends(source: Path, volume: Volume) -> None:
     (source / "file").write_bytes(b"x" * 100)
     with opened(volume) as file, (source / "file").open("ab", buffering=0) as grow:
         delivered = 0
-        for part in file.segments(memoryview(bytearray(10))):
+        for part in file.segments(lambda: memoryview(bytearray(10))):
             assert isinstance(part, memoryview)
             delivered += len(part)
             grow.write(b"y" * 20)
@@ -231,7 +231,7 @@ def test_a_change_in_place_is_noticed_and_the_old_time_is_kept(
     (source / "file").write_bytes(b"x" * 200)
     os.utime(source / "file", ns=(0, 5))
     with opened(volume) as file:
-        parts = file.segments(memoryview(bytearray(100)))
+        parts = file.segments(lambda: memoryview(bytearray(100)))
         next(parts)
         os.utime(source / "file", ns=(0, 6))
         list(parts)
@@ -309,7 +309,7 @@ def test_no_descriptor_is_left_behind(source: Path, volume: Volume) -> None:
 def test_a_read_that_fails_names_the_file(source: Path, volume: Volume) -> None:
     (source / "file").write_bytes(b"x" * 300)
     with opened(volume) as file:
-        parts = file.segments(memoryview(bytearray(100)))
+        parts = file.segments(lambda: memoryview(bytearray(100)))
         next(parts)
         file.close()  # the next read meets EBADF, as a real fault would meet EIO
         with pytest.raises(SourceError, match=r"^file: bad file descriptor"):

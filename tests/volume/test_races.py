@@ -52,7 +52,7 @@ def read_all(directory: Directory, found: set[bytes], refused: list[SourceError]
                     read_all(below, found, refused)
             elif entry.kind is Kind.FILE:
                 with directory.open_file(entry) as file:
-                    found.update(bytes(p) for p in file.segments(memoryview(bytearray(99))))  # type: ignore[arg-type]
+                    found.update(bytes(p) for p in file.segments(lambda: memoryview(bytearray(99))))  # type: ignore[arg-type]
         except SourceError as error:
             refused.append(error)
 

@@ -43,7 +43,7 @@ def copy_file(source: Directory, target: TargetDirectory, entry: Entry, links: L
         return
     with source.open_file(entry) as reader, target.make_file(entry) as made:
         offset = 0
-        for part in reader.segments(memoryview(bytearray(50_000))):
+        for part in reader.segments(lambda: memoryview(bytearray(50_000))):
             if isinstance(part, Hole):
                 offset += part.length
             else:
@@ -67,7 +67,7 @@ def everything(directory: Directory, inodes: dict[int, int], found: Found) -> Fo
             with directory.open_file(entry) as reader:
                 content = b"".join(
                     bytes(part.length) if isinstance(part, Hole) else bytes(part)
-                    for part in reader.segments(memoryview(bytearray(100_000)))
+                    for part in reader.segments(lambda: memoryview(bytearray(100_000)))
                 )
         elif entry.kind is Kind.DIRECTORY:
             with directory.open_directory(entry) as below:

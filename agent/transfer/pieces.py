@@ -1,0 +1,119 @@
+"""What a backup holds of files on their way: batches of them, the buffers they are read into, the ids
+of their chunks while some are still being stored, and the bytes that went by.
+"""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+from agent.entry import Entry
+from agent.monitor import Monitor
+
+BATCH_FILES = 256
+BATCH_BYTES = 2 << 20
+
+FILE_WEIGHT_BYTES = 16 << 10
+"""What a queued file weighs at least: its entry, its slot and its share of the batch."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+    """A file that has to be read; ``known`` if the parent snapshot has one of this name."""
+
+    place: int
+    entry: Entry
+    known: bool
+
+
+class Seen:
+    """The bytes of one file that went by, told to the monitor as they do."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.size = 0
+
+    def add(self, length: int, *, read: int) -> None:
+        """Count bytes of the file, and those of them that were read."""
+        self.size += length
+        self._monitor.add(bytes_done=length, bytes_read=read)
+
+
+class Ids:
+    """The ids of a file's chunks, in order, while some of them are still being stored."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._done: list[bytes] = []
+        self._open: collections.deque[Future[Sequence[bytes]]] = collections.deque()
+
+    def append(self, ids: "Future[Sequence[bytes]] | Sequence[bytes]", count: int) -> None:
+        """Add ids that are or will be there; a single one stands for as many as are counted."""
+        self.count += count
+        if isinstance(ids, Future):
+            self._open.append(ids)
+            while self._open and self._open[0].done():
+                self._take()
+            return
+        while self._open:
+            self._take()
+        self._done += list(ids) * (count // len(ids))
+
+    def _take(self) -> None:
+        self._done += self._open.popleft().result()
+
+    def finish(self) -> list[bytes]:
+        """Wait for all of them and return them."""
+        while self._open:
+            self._take()
+        return self._done
+
+
+class Batch:
+    """Files of one directory that are one task."""
+
+    def __init__(self) -> None:
+        self.files: list[File] = []
+        self.weight = 0
+        self._bytes = 0
+
+    def add(self, file: File) -> None:
+        """Take one more file."""
+        self.files.append(file)
+        self.weight += max(file.entry.size, FILE_WEIGHT_BYTES)
+        self._bytes += file.entry.size + 1
+
+    @property
+    def full(self) -> bool:
+        """Tell whether it should be queued."""
+        return len(self.files) >= BATCH_FILES or self._bytes >= BATCH_BYTES
+
+
+class Buffers:
+    """Buffers that each hold the largest chunk; there are as many as are ever used at once.
+
+    Fresh memory is only touched as far as it is filled, and costs as much as hashing that.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._idle: collections.deque[bytearray] = collections.deque()
+
+    def take(self) -> bytearray:
+        """Return a buffer; it is the caller's to give back or to drop."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return bytearray(self._size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Give a buffer back."""
+        self._idle.append(buffer)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[bytearray]:
+        """Hold a buffer for the length of a scope."""
+        buffer = self.take()
+        yield buffer
+        self.give(buffer)
