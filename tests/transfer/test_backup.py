@@ -2,14 +2,18 @@
 
 import concurrent.futures
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from agent.entry import Entry
 from agent.errors import SourceError, UsageError, VolumeError
+from agent.monitor import Monitor
 from agent.transfer import backup as pipeline
 from agent.volume.directory import Directory
 from agent.volume.file import FileReader
+from agent.volume.looking import ReadFile
 from tests.repository.making import keys
 from tests.transfer.running import Bench, all_content, noise
 
@@ -145,6 +149,18 @@ def test_an_unreadable_file_is_counted_named_and_left_out(
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, name: bytes, when: str) -> None:
+    read_files = Directory.read_files
+
+    def fail_too(
+        self: Directory, entries: Sequence[Entry], buffer: memoryview, monitor: Monitor
+    ) -> list[ReadFile | None]:
+        read = read_files(self, entries, buffer, monitor)
+        return [
+            None if entry.name.endswith(name) else one
+            for entry, one in zip(entries, read, strict=True)
+        ]
+
+    monkeypatch.setattr(Directory, "read_files", fail_too)
     if when == "open":
         opened = Directory._open_pinned
 
@@ -168,7 +184,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, name: bytes, when: str) -> None:
 def test_a_large_file_that_fails_half_way_does_not_spoil_the_next(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (bench.volume / "a-bad").write_bytes(noise(1, 3 << 20))
+    (bench.volume / "a-bad").write_bytes(noise(1, 11 << 20))
     (bench.volume / "b-good").write_bytes(noise(2, 700_000))
     fill = FileReader._fill
 

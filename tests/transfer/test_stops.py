@@ -68,7 +68,8 @@ def at_call(
 
 STAGES = [
     (Directory, "iterate", 1), (Directory, "iterate", 4), (Directory, "open_file", 1),
-    (FileReader, "_fill", 30), (Writer, "store_chunks", 1), (Writer, "store_chunks", 100),
+    (Directory, "read_files", 1), (FileReader, "_fill", 2), (Writer, "store_chunks", 1),
+    (Writer, "store_chunks", 3),
     (Assembly, "store", 3), (Writer, "store_tree", 1), (Writer, "finish", 1),
 ]  # fmt: skip
 
