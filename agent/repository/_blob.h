@@ -160,6 +160,23 @@ static int promising(context_t *c, const unsigned char *data, size_t size)
     return 0;
 }
 
+/* The same as the next function for what is small: one step each, which costs a third of it. */
+static int digest_of_small(context_t *c, const unsigned char *sealed, size_t size, int packed,
+                           uint64_t *found)
+{
+    if (start_counter(c, sealed) != 0 || count_on(c, c->step_in, sealed + IV, size) != 0)
+        return FAILED;
+    if (!packed) {
+        *found = lib.XXH3_64bits(c->step_in, size);
+        return 0;
+    }
+    size = lib.ZSTD_decompressDCtx(c->inflate, c->step_out, sizeof c->step_out, c->step_in, size);
+    if (lib.ZSTD_isError(size))
+        return NOT_INFLATED;
+    *found = lib.XXH3_64bits(c->step_out, size);
+    return 0;
+}
+
 /* Take the XXH3 of what ``size`` bytes that follow the IV decrypt (and inflate) to. */
 static int digest_of_sealed(context_t *c, const unsigned char *sealed, size_t size, int packed,
                             uint64_t *found)
@@ -227,7 +244,8 @@ static int seal_blob(context_t *c, const unsigned char *plain, const plain_t *bl
     uint64_t opened = 0;
     if (!is_authentic(c, out, packed + OVERHEAD))
         return NOT_AUTHENTIC;
-    int status = digest_of_sealed(c, out, packed, compressed, &opened);
+    int small = packed <= sizeof c->step_in && size <= sizeof c->step_out;
+    int status = (small ? digest_of_small : digest_of_sealed)(c, out, packed, compressed, &opened);
     if (status != 0)
         return status;
     stored->length = (uint32_t)(packed + OVERHEAD);
