@@ -1,7 +1,7 @@
 """Run pytest and say in plain words what its result means.
 
-``verdict.py [pytest's arguments]`` runs the whole suite with its coverage floor if there are no
-arguments, and what they name otherwise. After pytest's own report it lists every part that was
+``verdict.py [pytest's arguments]`` runs the whole suite with its coverage floor on all cores if
+there are no arguments, and what they name in one process otherwise. After pytest's own report it lists every part that was
 left out, one line each with how to get it, and ends with one verdict. The exit status is
 pytest's, except that with ``PODLIFT_REQUIRE_ALL=1`` a skipped test fails the run, however it
 came to be skipped.
@@ -16,6 +16,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 FLOOR = ["--cov", "--cov-report=term"]
+WORKERS = max(2, len(os.sched_getaffinity(0)))  # even one core has waiting to share
+PARALLEL = [f"--numprocesses={WORKERS}", "--dist=worksteal"]
+"""Each worker gets a run of neighbours, so that few start a server or a fixture twice; one that has
+finished takes over half of what another has left."""
 MEANINGS = {
     2: "the run was interrupted",
     3: "pytest itself failed",
@@ -63,7 +67,7 @@ def main() -> int:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-rfE", f"--junitxml={report}"]
         status = subprocess.run(  # noqa: S603 - pytest, with the developer's own arguments
-            [*command, *(arguments or FLOOR)], check=False
+            [*command, *(arguments or FLOOR + PARALLEL)], check=False
         ).returncode
         outcomes, reasons = read(report) if report.exists() else (collections.Counter(),) * 2
     for reason, count in sorted(reasons.items()):

@@ -16,6 +16,7 @@ And all of the directory together stays below a limit: what was not used for lon
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import secrets
@@ -99,6 +100,7 @@ class Cache:
         """Make the directories; where that fails there is no cache, and a warning says so."""
         self._place = place
         self._folder = place.root / repository_id / "index"
+        self._remembered = place.root / repository_id / "directories"
         self._lock = threading.Lock()
         self._room_bytes = 0
         tag = place.root / _TAG_NAME
@@ -207,6 +209,30 @@ class Cache:
                     path.unlink(missing_ok=True)
         self._make_room(0)
 
+    def load_directories(self, snapshot: str) -> bytes:
+        """Return what is remembered of the directories of a snapshot, or b""."""
+        try:
+            with (self._remembered / snapshot).open("rb") as file:
+                if _sealed(file.fileno()):
+                    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, _BODY_AT)
+        except OSError:
+            pass
+        return b""
+
+    def save_directories(self, snapshot: str, content: bytes, parent: str) -> None:
+        """Keep what is remembered of a snapshot, in the place of its parent's."""
+        temporary = self._remembered / f".{snapshot}.{secrets.token_hex(4)}"
+        try:
+            self._remembered.mkdir(exist_ok=True, mode=0o700)
+            if self._make_room(_BODY_AT + len(content)):
+                temporary.write_bytes(_MAGIC + xxhash.xxh3_128_digest(content) + content)
+                os.replace(temporary, self._remembered / snapshot)
+            if parent and parent != snapshot:
+                (self._remembered / parent).unlink(missing_ok=True)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
     def _make_room(self, size: int) -> bool:
         """Remove what was not used for longest until a file of this size fits; tell if it does.
 
@@ -241,7 +267,7 @@ def release(tables: Iterable[Table]) -> None:
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
     """Yield when each cached file was last used, its size and path, of all repositories."""
-    for path in root.glob("*/index/*"):
+    for path in itertools.chain(root.glob("*/index/*"), root.glob("*/directories/*")):
         with contextlib.suppress(OSError):
             found = path.stat()
             yield found.st_mtime, found.st_size, path

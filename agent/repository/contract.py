@@ -9,11 +9,25 @@ many threads at once, and raise errors of ``agent.errors``: any ``RepositoryErro
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from agent.entry import Entry
 from agent.errors import DamagedBlob
 from agent.repository.snapshot import Snapshot
 from agent.storage.contract import Buffer
 from chunker import Parameters
+
+
+class Remembered(msgspec.Struct, frozen=True, gc=False):
+    """What the listing of a directory looked like when its tree was stored.
+
+    ``digest`` is whatever tells listings apart, in 16 bytes; ``files`` counts its files, and
+    ``content_bytes`` their bytes.
+    """
+
+    digest: bytes
+    files: int
+    content_bytes: int
 
 
 class BackupTarget(Protocol):
@@ -37,6 +51,12 @@ class BackupTarget(Protocol):
 
     def load_tree(self, id: bytes) -> list[Entry]:
         """Return the entries of a directory of an earlier snapshot."""
+
+    def recall(self, tree: bytes) -> Remembered | None:
+        """Return what is remembered of a directory of the parent, if everything below it is stored."""
+
+    def remember(self, tree: bytes, remembered: Remembered) -> None:
+        """Remember a directory, all of whose chunks are stored, for a run that has this as parent."""
 
     def finish(self, snapshot: Snapshot) -> str:
         """Make everything durable, then the snapshot; return its id in hexadecimal."""

@@ -22,7 +22,9 @@ _MERGE_AT = 8
 class IndexView:
     """Membership and places of blobs; safe to use from many threads."""
 
-    def __init__(self, tables: list[Table]) -> None:
+    def __init__(self, tables: list[Table], names: Collection[str] = ()) -> None:
+        """``names`` are the index files that the tables are from."""
+        self.names = frozenset(names)
         self._lock = threading.Lock()
         self._tables: dict[BlobType, tuple[Table, ...]] = {
             type: self._gathered(type, [t for t in tables if t.type is type and len(t)])

@@ -31,6 +31,7 @@ from agent.repository.merging import Loaded, merge_if_worthwhile
 from agent.repository.objects import Folder, Objects, file_key, names
 from agent.repository.parameters import RepositoryConfig
 from agent.repository.reader import BlobReader
+from agent.repository.remembered import Directories
 from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
 from agent.repository.uploads import CONNECTIONS
@@ -177,7 +178,7 @@ class Repository:
         fresh = sorted(found - merged.names if merged is not None else found)
         tables = in_parallel(lambda name: self._tables_if_there(name, cancel), fresh)
         loaded = Loaded(merged, {n: t for n, t in zip(fresh, tables, strict=True) if t is not None})
-        view = IndexView(loaded.tables)
+        view = IndexView(loaded.tables, loaded.names)
         if self._cache is not None:
             merge_if_worthwhile(self._cache, view, loaded)
         return view
@@ -227,11 +228,13 @@ class Repository:
         cancel: CancelToken = NEVER,
         *,
         connections: int = CONNECTIONS,
+        parent: str = "",
     ) -> Iterator[Writer]:
         """Load the index, and write in the scope, under a lock that is held already.
 
         ``connections`` packs are in flight at most, each of which is 16 MiB of memory. What lies in
         packs that are missing or cut short counts as unknown: it is stored again if it comes by.
+        ``parent`` is the snapshot whose directories may be remembered.
         """
         view = self.load_index(cancel)
         lost = lost_packs(self.objects.storage, view, cancel)
@@ -243,7 +246,10 @@ class Repository:
             )  # fmt: skip
         chunking = self.config.chunking()
         session = Session(self.objects, view, lock, chunking, monitor, cancel, connections)
-        writer = Writer(session)
+        memory = None
+        if self._cache is not None and not lost:
+            memory = Directories(self._cache.load_directories(parent), view.names)
+        writer = Writer(session, memory)
         try:
             yield writer
         except BaseException:
@@ -251,6 +257,9 @@ class Repository:
                 writer.close()
             raise
         writer.close()
+        if self._cache is not None and memory is not None and writer.snapshot:
+            content = memory.content(view.names | writer.index_names)
+            self._cache.save_directories(writer.snapshot, content, parent)
         if lost:
             log.warning(
                 "%d of the blobs that %s has lost are not in this volume and stay lost; `podlift"

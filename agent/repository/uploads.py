@@ -56,6 +56,7 @@ class Uploads:
         self._index_due = time.monotonic() + INDEX_SECONDS
         self._run = Run(cancel)
         self._running: set[concurrent.futures.Future[None]] = set()
+        self.index_names: set[str] = set()
         self._bodies: list[bytearray] = []
         self.on_index: Callable[[Packs], None] = lambda packs: None
 
@@ -131,11 +132,13 @@ class Uploads:
             return
         try:
             self._lock.prove()
-            self._objects.save(Folder.INDEX, encode_index(packs))
+            name = self._objects.save(Folder.INDEX, encode_index(packs))
         except BaseException:
             with self._state:  # ``close`` tries once more
                 self._arrived += packs
             raise
+        with self._state:
+            self.index_names.add(name)
         self.on_index(packs)
 
     def drain(self) -> None:

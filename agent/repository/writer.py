@@ -19,6 +19,7 @@ from agent.cancel import CancelToken
 from agent.entry import Entry
 from agent.errors import DamagedBlob, RepositoryError
 from agent.monitor import Monitor
+from agent.repository.contract import Remembered
 from agent.repository.crypto import Buffer
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import Packs
@@ -27,6 +28,7 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects
 from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
 from agent.repository.reader import BlobReader
+from agent.repository.remembered import Directories
 from agent.repository.sealing import DEFAULT_LEVEL, Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
@@ -73,6 +75,10 @@ class _Known:
         """Rely no more on what earlier runs stored of this type."""
         with self._lock:
             self._distrusted.add(type)
+
+    def distrusts(self, type: BlobType) -> bool:
+        """Tell whether what earlier runs stored is not relied on."""
+        return type in self._distrusted
 
     def _indexed(self, type: BlobType, ids: Sequence[BlobId]) -> bytes:
         if type in self._distrusted:
@@ -156,8 +162,12 @@ class Session:
 class Writer:
     """The write side of a repository for one run; implements ``BackupTarget``."""
 
-    def __init__(self, session: Session) -> None:
+    snapshot = ""
+    """The id of the snapshot, once it is stored."""
+
+    def __init__(self, session: Session, memory: Directories | None = None) -> None:
         self._session = session
+        self._memory = memory
         self._uploads = Uploads(
             session.objects,
             session.lock,
@@ -210,7 +220,31 @@ class Writer:
         self._session.cancel.check()
         self._session.lock.prove()
         json = encode_snapshot(snapshot, local_zone)
-        return self._session.objects.save(Folder.SNAPSHOTS, json)
+        self.snapshot = self._session.objects.save(Folder.SNAPSHOTS, json)
+        return self.snapshot
+
+    @property
+    def index_names(self) -> frozenset[str]:
+        """Return the index files that this run has written."""
+        return frozenset(self._uploads.index_names)
+
+    def recall(self, tree: bytes) -> Remembered | None:
+        """Return what is remembered of a directory of the parent, as long as trees are trusted."""
+        if self._memory is None or self._known.distrusts(BlobType.TREE):
+            return None
+        remembered = self._memory.recall(tree)
+        if remembered is not None:
+            try:
+                self._reader.load(BlobType.TREE, BlobId(tree))  # what is relied on has to be there
+            except DamagedBlob:
+                self._known.distrust(BlobType.TREE)
+                return None
+        return remembered
+
+    def remember(self, tree: bytes, remembered: Remembered) -> None:
+        """Remember a directory for the next run."""
+        if self._memory is not None:
+            self._memory.remember(tree, remembered)
 
     def close(self) -> None:
         """End the uploads; see ``Uploads.close``."""

@@ -30,7 +30,7 @@ from agent.transfer.pool import Pool
 from agent.volume.directory import Directory
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
-from agent.volume.looking import SMALL_BYTES
+from agent.volume.looking import SMALL_BYTES, Listing
 from agent.volume.reader import Volume
 from chunker import Chunks, ChunkStream, Piece, ZeroChunks
 
@@ -89,7 +89,7 @@ class _Backup:
         self._cancel = cancel
         self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
         self._savers = Pool(self.run, "save", min(cores, SAVERS), CHUNKS_BYTES)
-        self._assembly = Assembly(target.store_tree, monitor)
+        self._assembly = Assembly(target, monitor)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
@@ -129,9 +129,12 @@ class _Backup:
         self, source: Source, folder: Folder, directory: Directory, earlier_tree: bytes | None
     ) -> Iterator[tuple[Folder, Directory]]:
         """Deal with one directory's entries, and yield its subdirectories, opened."""
-        entries = self._list(source, folder, directory)
-        if entries is None:
+        listing = self._list(folder, directory)
+        if listing is None or self._is_as_remembered(source, folder, listing, earlier_tree):
             return
+        entries = list(directory.iterate(listing, source.exclude, self._monitor))
+        if not all(map(_is_plain, entries)) or len(entries) < len(listing.names):
+            folder.digest = b""
         earlier = self._earlier(earlier_tree, directory.path)
         if not entries:
             self._assembly.store(folder)
@@ -156,16 +159,36 @@ class _Backup:
             self._monitor.problem(error)
             return None
 
-    def _list(self, source: Source, folder: Folder, directory: Directory) -> Sequence[Entry] | None:
-        """Return the entries, or None after leaving out a directory that cannot be listed."""
+    def _list(self, folder: Folder, directory: Directory) -> Listing | None:
+        """Return what is there, or None after leaving out a directory that cannot be listed."""
         try:
-            return directory.entries(source.exclude, self._monitor, self._cancel)
+            return directory.listing(self._cancel)
         except SourceError as error:
             if folder.parent is None:
                 raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
             self._monitor.problem(error)
             self._assembly.finish_many(folder.parent, [(folder.place, None)])
             return None
+
+    def _is_as_remembered(
+        self, source: Source, folder: Folder, listing: Listing, earlier_tree: bytes | None
+    ) -> bool:
+        """Finish a directory whose listing is that of the parent, in the parent's tree.
+
+        Only directories without others are remembered, and without anything whose node says more
+        than the listing does.
+        """
+        if source.exclude or source.volume.root.holds_mounts:
+            return False
+        folder.digest = listing.digest()
+        remembered = None if earlier_tree is None else self._target.recall(earlier_tree)
+        if earlier_tree is None or remembered is None or remembered.digest != folder.digest:
+            return False
+        self._target.remember(earlier_tree, remembered)
+        size = remembered.content_bytes
+        self._monitor.add(files_unmodified=remembered.files, bytes_total=size, bytes_done=size)
+        self._assembly.known(folder, earlier_tree)
+        return True
 
     def _earlier(self, tree: bytes | None, path: bytes) -> dict[bytes, Entry]:
         """Return the directory's entries in the parent; a damaged parent only costs reading."""
@@ -359,3 +382,8 @@ class _Backup:
         ids = self._target.store_chunks(piece.buffer, piece.spans)
         self._buffers.give(piece.buffer)
         return ids
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Tell whether an entry is a file with one name."""
+    return entry.kind is Kind.FILE and entry.links < 2

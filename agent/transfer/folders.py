@@ -13,8 +13,7 @@ import msgspec
 
 from agent.entry import Entry, Kind
 from agent.monitor import Monitor
-
-StoreTree = Callable[[Sequence[Entry]], bytes]
+from agent.repository.contract import BackupTarget, Remembered
 
 LIST_STEP = 1 << 16
 """Lists of chunks are accounted for in steps of this many; shorter ones need no account."""
@@ -30,7 +29,7 @@ a tree of 280 MB); this many take 400 MB.
 class Folder:
     """One directory whose entries are being backed up."""
 
-    __slots__ = ("earlier", "entry", "lock", "parent", "place", "slots", "waiting")
+    __slots__ = ("digest", "earlier", "entry", "lock", "parent", "place", "slots", "waiting")
 
     def __init__(
         self, parent: "Folder | None", place: int, entry: Entry | None, earlier: Entry | None
@@ -46,6 +45,8 @@ class Folder:
         self.lock = threading.Lock()
         self.slots: list[Entry | None] = []
         self.waiting = 0
+        self.digest = b""
+        """That of the listing, if the directory is to be remembered."""
 
     def expect(self, count: int) -> None:
         """Say how many entries will come."""
@@ -64,8 +65,8 @@ class Folder:
 class Assembly:
     """Stores trees from the leaves up, as their entries finish."""
 
-    def __init__(self, store_tree: StoreTree, monitor: Monitor) -> None:
-        self._store_tree = store_tree
+    def __init__(self, target: BackupTarget, monitor: Monitor) -> None:
+        self._target = target
         self._monitor = monitor
         self._complete = threading.Event()
         self._root = b""
@@ -94,17 +95,33 @@ class Assembly:
         """Store a complete directory, and upwards as far as it completes others."""
         current: Folder | None = folder
         while current is not None:
-            entries = [entry for entry in current.slots if entry is not None]
-            tree = self._store_tree(entries)
-            self.give_back(sum(accounted(entry.content) for entry in entries))
-            if current.parent is None or current.entry is None:
-                self._root = tree
-                self._complete.set()
-                return
-            finished = msgspec.structs.replace(current.entry, subtree=tree)
-            self._count(finished, current.earlier)
-            current.slots = []
-            current = current.parent if current.parent.put([(current.place, finished)]) else None
+            current = self._completed(current, self._stored(current))
+
+    def known(self, folder: Folder, tree: bytes) -> None:
+        """Give a directory a tree that is stored already, and store those that it completes."""
+        above = self._completed(folder, tree)
+        if above is not None:
+            self.store(above)
+
+    def _stored(self, folder: Folder) -> bytes:
+        entries = [entry for entry in folder.slots if entry is not None]
+        tree = self._target.store_tree(entries)
+        self.give_back(sum(accounted(entry.content) for entry in entries))
+        if folder.digest and len(entries) == len(folder.slots):
+            size = sum(entry.size for entry in entries)
+            self._target.remember(tree, Remembered(folder.digest, len(entries), size))
+        return tree
+
+    def _completed(self, folder: Folder, tree: bytes) -> Folder | None:
+        """Hand a stored directory to the one above; return that if it is complete by this."""
+        if folder.parent is None or folder.entry is None:
+            self._root = tree
+            self._complete.set()
+            return None
+        finished = msgspec.structs.replace(folder.entry, subtree=tree)
+        self._count(finished, folder.earlier)
+        folder.slots = []
+        return folder.parent if folder.parent.put([(folder.place, finished)]) else None
 
     def root(self, check: Callable[[], None]) -> bytes:
         """Wait for the root tree and return its id; ``check`` raises what went wrong."""

@@ -80,7 +80,13 @@ def run_backup(
         # snapshots before the index: what they name is then in the index that is read next
         parent = request.choose_parent(_snapshots(repository, cancel), started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
-        with repository.writing(lock, monitor, cancel, connections=request.connections) as writer:
+        with repository.writing(
+            lock,
+            monitor,
+            cancel,
+            connections=request.connections,
+            parent=parent.id if parent is not None else "",
+        ) as writer:
             tree = back_up(source, writer, monitor, cancel)
             summary = summary_of(monitor.counters, started_ns)
             snapshot_id = writer.finish(_snapshot(request, parent, tree, summary))

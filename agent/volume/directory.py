@@ -34,7 +34,15 @@ from agent.volume.descriptors import (
 )
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader
-from agent.volume.looking import ReadFile, file_entry, is_file_of, listed, look, read_files
+from agent.volume.looking import (
+    Listing,
+    ReadFile,
+    file_entry,
+    is_file_of,
+    listed,
+    look,
+    read_files,
+)
 from agent.volume.mounts import mount_id
 from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
@@ -43,7 +51,7 @@ from agent.volume.xattrs import Attributes, is_text, keepable, read_xattrs
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
 LOOKED_AT = 1000
-"""Names that are looked at in one call, and held as entries if the caller holds none."""
+"""Names that are looked at in one call; between calls a run may be canceled."""
 
 _TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
@@ -85,28 +93,39 @@ class Directory(Scoped):
 
     def entries(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> list[Entry]:
         """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
-        return list(self.iterate(exclude, monitor, cancel))
+        return list(self.iterate(self.listing(cancel), exclude, monitor))
 
-    def iterate(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> Iterator[Entry]:
-        """Yield the entries sorted by raw name, looked at a thousand at a time.
-
-        Only the names of a huge directory are held then. A file has no attributes here: they are
-        read when the file is, and an unchanged one has those of its parent, since every change
-        of them moves ctime. Left out and counted: excluded
-        entries, sockets, files that are mount points, and entries that cannot be looked at
-        (``monitor.problem``, also for attributes that cannot be read). A directory that is a mount point is counted and yielded, see
-        ``crossable``. What vanished since the listing is left out silently. Raises
-        ``SourceError`` if the directory cannot be listed, ``Canceled``.
-        """
+    def listing(self, cancel: CancelToken) -> Listing:
+        """Return all names with their facts; raises ``SourceError``, ``Canceled``."""
         with self._held() as descriptor:
             with source_errors(self.path):
                 names = listed(descriptor)
+            facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
-                for name, facts in look(descriptor, names[start : start + LOOKED_AT]):
-                    entry = self._entry_of(name, facts, exclude, monitor)
-                    if entry is not None:
-                        yield entry
+                facts += look(descriptor, names[start : start + LOOKED_AT])
+        return Listing(names, facts)
+
+    def iterate(self, listing: Listing, exclude: Exclude, monitor: Monitor) -> Iterator[Entry]:
+        """Yield the entries of a listing, sorted by raw name.
+
+        A file has no attributes here: they are read when the file is, and an unchanged one has
+        those of its parent, since every change of them moves ctime. Left out and counted: excluded
+        entries, sockets, files that are mount points, and entries that cannot be looked at
+        (``monitor.problem``, also for attributes that cannot be read). A directory that is a mount
+        point is counted and yielded, see ``crossable``. What vanished since the listing is left out
+        silently.
+        """
+        with self._held():
+            for name, facts in listing:
+                entry = self._entry_of(name, facts, exclude, monitor)
+                if entry is not None:
+                    yield entry
+
+    @property
+    def holds_mounts(self) -> bool:
+        """Tell whether something that is listed here may be of another file system."""
+        return self._surroundings.holds_mounts
 
     def _entry_of(
         self, name: bytes, facts: tuple[int, ...], exclude: Exclude, monitor: Monitor

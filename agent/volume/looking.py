@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import xxhash
+
 from agent.entry import Entry, Kind
 from agent.volume import _look
 from agent.volume.names import NameCache
@@ -34,10 +36,29 @@ class ReadFile(NamedTuple):
     length: int
 
 
-def look(directory: int, names: Sequence[bytes]) -> Iterator[tuple[bytes, tuple[int, ...]]]:
-    """Yield each name of an open directory with its facts, of which the first is the status."""
-    every = tuple(names)
-    return zip(every, _FACTS.iter_unpack(_look.look(directory, every)), strict=True)
+class Listing:
+    """The names of a directory, sorted, with the facts of each; iterating unpacks them.
+
+    The first of the facts is the status: 0, or the number of the error.
+    """
+
+    def __init__(self, names: Sequence[bytes], facts: bytearray) -> None:
+        self.names = names
+        self._facts = facts
+
+    def __iter__(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        return zip(self.names, _FACTS.iter_unpack(self._facts), strict=True)
+
+    def digest(self) -> bytes:
+        """Return 16 bytes that tell this listing from any other of this volume."""
+        digest = xxhash.xxh3_128(self._facts)
+        digest.update(b"\0".join(self.names))
+        return digest.digest()
+
+
+def look(directory: int, names: Sequence[bytes]) -> bytes:
+    """Return the packed facts of names of an open directory."""
+    return _look.look(directory, tuple(names))
 
 
 def is_file_of(facts: tuple[int, ...], device: int) -> bool:

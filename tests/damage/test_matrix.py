@@ -18,6 +18,7 @@ from agent.cancel import NEVER
 from agent.cli import main
 from agent.errors import DamagedBlob, PodliftError
 from agent.monitor import Monitor
+from agent.repository import locking
 from agent.repository.check import check
 from agent.repository.finding import Finding
 from agent.repository.identity import BlobType
@@ -93,6 +94,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """Return a stage; what the first snapshot has is ``old/``, what the second adds is ``new``."""
+    monkeypatch.setattr(locking, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr("agent.repository.opening._KEY_WAIT_SECONDS", (0.0,))
     monkeypatch.setattr("agent.repository.locking._UNREADABLE_PAUSES", (0.0,))
     storage = LocalStorage.create(tmp_path / "repository")

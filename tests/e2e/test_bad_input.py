@@ -23,7 +23,6 @@ from agent.cluster.restorer import give_back
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk
 from agent.cluster.work import Bench, Result, Shutdown, Work
-from agent.demo.apiserver import Standin
 from agent.errors import ClusterError, RepositoryLocked
 from agent.monitor import Monitor
 from agent.repository.objects import fresh_iv
@@ -32,21 +31,17 @@ from agent.storage.contract import Storage
 from agent.storage.opening import open_s3
 from tests.e2e.scene import CHEAP, PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
 from tests.support.apihandle import Json
-from tests.support.apiservers import StandinServer
+from tests.support.apiservers import standing
 from tests.support.requirements import missing
 from tests.support.s3servers import S3Server
 
 
 @pytest.fixture(scope="module")
 def scene(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    standin = Standin(tmp_path_factory.mktemp("standin"))
-    standin.start()
-    try:
-        server = StandinServer(standin)
-        server.apply_velero_crds()
-        yield Scene(server, s3_server, tmp_path_factory.mktemp("scene") / "scene")
-    finally:
-        standin.stop()
+    directory = tmp_path_factory.mktemp("bad-input")
+    with standing(directory) as standin:
+        standin.apply_velero_crds()
+        yield Scene(standin, s3_server, directory / "scene")
 
 
 @pytest.fixture(scope="module")

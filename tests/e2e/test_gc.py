@@ -21,12 +21,14 @@ from tests.e2e.scene import CHEAP, Scene, Volume, until
 from tests.e2e.test_backup import snapshots
 from tests.e2e.velero import PREFIX, Velero
 from tests.support.apihandle import ApiServer
-from tests.support.apiservers import StandinServer
+from tests.support.apiservers import StandinServer, standing
 from tests.support.faultproxy import Fault, FaultProxy, Kind, reply
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
 
 NOW = ("--grace", "0s")
+METADATA = ("name", "labels", "annotations", "ownerReferences")
+"""What of an object's metadata is not the API server's own."""
 
 
 def command(scene: Scene, *options: str) -> list[str]:
@@ -87,6 +89,23 @@ class Made:
                     self.velero.finish(backup, name)
         return self
 
+    def copied(self, scene: Scene) -> "Made":
+        """Return the same backups in another scene, which may be changed as if made there."""
+        copy = Made(scene)
+        copy.volumes, copy.names, copy.ids = dict(self.volumes), dict(self.names), dict(self.ids)
+        assert scene.prefix == self.scene.prefix
+        with contextlib.closing(scene.s3.client()) as client:
+            for key in self.scene.objects(f"{scene.prefix}/"):
+                source = {"Bucket": self.scene.bucket, "Key": key}
+                client.copy_object(Bucket=scene.bucket, Key=key, CopySource=source)
+        for backup, name in self.names.items():
+            found = self.scene.read(name)
+            found["spec"]["repoIdentifier"] = scene.identifier
+            kept = {key: found["metadata"][key] for key in METADATA}
+            scene.server.create(scene.server.path("podvolumebackups"), {**found, "metadata": kept})
+            copy.velero.finish(backup, name)
+        return copy
+
     def delete(self, backup: str) -> str:
         self.velero.delete(backup, self.names[backup])
         return self.ids[backup]
@@ -99,10 +118,19 @@ class Made:
             assert list(differences(self.volumes[backup].path, target)) == []
 
 
+@pytest.fixture(scope="module")
+def original(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """Yield two backups on a stand-in, to be copied and never changed."""
+    directory = tmp_path_factory.mktemp("original")
+    with standing(directory) as standin:
+        standin.apply_velero_crds()
+        yield Made(Scene(standin, s3_server, directory / "scene")).make("monday", "tuesday")
+
+
 @pytest.fixture
-def made(standin_scene: Scene) -> Made:
+def made(original: Made, standin_scene: Scene) -> Made:
     """Return two backups on the stand-in."""
-    return Made(standin_scene).make("monday", "tuesday")
+    return original.copied(standin_scene)
 
 
 class TestTheWholePath:
@@ -388,10 +416,10 @@ class TestRefusals:
 
 
 @pytest.fixture
-def proxied(standin: ApiServer, s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> Made:
+def proxied(original: Made, standin: ApiServer, proxy: FaultProxy, tmp_path: Path) -> Made:
     """Return two backups behind a proxy."""
     standin.apply_velero_crds()
-    return Made(Scene(standin, s3_server, tmp_path / "scene", proxy)).make("monday", "tuesday")
+    return original.copied(Scene(standin, original.scene.s3, tmp_path / "scene", proxy))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ from agent.storage.s3 import S3Storage
 from agent.storage.settings import Patience, S3Settings
 from tests.storage.conftest import FlyingClock
 from tests.support.faultproxy import Fault, FaultProxy, Kind, reply
-from tests.support.s3servers import S3Server, free_port, write_credentials
+from tests.support.ports import free_port
+from tests.support.s3servers import S3Server, write_credentials
 
 BODY = random.Random(5).randbytes(3 << 20)
 HUGE = bytes(24 << 20)  # more than the buffers of loopback hold

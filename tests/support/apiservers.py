@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import yaml
 
 from agent.demo.apiserver import Faults, Seen, Standin
 from tests.support.apihandle import DEADLINE_SECONDS, ApiServer, Json
+from tests.support.ports import free_port
 from tests.support.requirements import missing
 
 SHARED = Path(
@@ -75,7 +75,7 @@ class KubeProcess:
         self.velero: tuple[str, bool] | None = None
         self.names = itertools.count(1)
         self.running = False
-        self.port = _free_port_block()
+        self.port = free_port(3)  # etcd takes the next two
 
     def start(self) -> None:
         """Start both processes and wait until the server is ready (about 5 s)."""
@@ -173,22 +173,6 @@ def velero_definitions(version: str) -> list[Json]:
     return [yaml.load(file.read_text(), Loader=yaml.CSafeLoader) for file in files]
 
 
-def _free_port_block() -> int:
-    """Return a port that is free together with the next two (etcd takes those)."""
-    for _ in range(100):
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                for offset in (1, 2):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise AssertionError("no three free ports in a row")
-
-
 def _unpacked(config: pytest.Config, fallback: Path) -> Path:
     """Return the unpacked server binary, kept between sessions (110 MB, 3 s to unpack)."""
     kept = config.pluginmanager.has_plugin("cacheprovider")
@@ -237,10 +221,10 @@ def kube_apiserver(kube_process: KubeProcess) -> Iterator[KubeApiServer]:
     server.clean_up()
 
 
-@pytest.fixture
-def standin(tmp_path: Path) -> Iterator[StandinServer]:
-    """Yield a stand-in of this test's own, with ``.faults`` and ``.requests``."""
-    directory = tmp_path / "standin"
+@contextlib.contextmanager
+def standing(parent: Path) -> Iterator[StandinServer]:
+    """Run a stand-in for the length of a scope; its files go to a folder of ``parent``."""
+    directory = parent / "standin"
     directory.mkdir()
     process = Standin(directory)
     process.start()
@@ -248,6 +232,13 @@ def standin(tmp_path: Path) -> Iterator[StandinServer]:
         yield StandinServer(process)
     finally:
         process.stop()
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandinServer]:
+    """Yield a stand-in of this test's own, with ``.faults`` and ``.requests``."""
+    with standing(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture(params=["standin", "kube-apiserver"])

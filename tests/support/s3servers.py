@@ -24,6 +24,7 @@ import pytest
 
 from agent.demo.authority import make_certificates
 from agent.storage.settings import S3Settings
+from tests.support.ports import free_port
 
 START_SECONDS = 60
 
@@ -103,12 +104,6 @@ def write_credentials(path: Path, access_key: str, secret_key: str) -> None:
     path.write_text(
         f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

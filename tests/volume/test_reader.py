@@ -70,7 +70,7 @@ print(*[name.decode() for name in found])
 for attempt in (
     lambda: volume.root.open_file(found[b"file"]),
     lambda: volume.root.open_directory(found[b"dir"]),
-    lambda: list(volume.root.open_directory(found[b"blind"]).iterate(Exclude(["skip*"]), monitor, NEVER)),
+    lambda: list(volume.root.open_directory(found[b"blind"]).entries(Exclude(["skip*"]), monitor, NEVER)),
     lambda: Volume.open(f"/proc/self/fd/{root}/dir"),
     lambda: volume.root.open_file(found[b"open"]).close(),
 ):
