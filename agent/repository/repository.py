@@ -46,6 +46,11 @@ ZEROS_ID = hashlib.sha256(ZEROS).digest()
 
 log = logging.getLogger(__name__)
 
+_STAY_LOST = (
+    "%d of the blobs that %s has lost are not in this volume and stay lost; `podlift check` names the"
+    " snapshots and files, `podlift repair` takes the packs out of the index"
+)
+
 LOADERS = 4
 """Files fetched at a time when many small ones are needed."""
 
@@ -246,9 +251,7 @@ class Repository:
             )  # fmt: skip
         chunking = self.config.chunking()
         session = Session(self.objects, view, lock, chunking, monitor, cancel, connections)
-        memory = None
-        if self._cache is not None and not lost:
-            memory = Directories(self._cache.load_directories(parent), view.names)
+        memory = None if lost else self._memory_of(parent, view)
         writer = Writer(session, memory)
         try:
             yield writer
@@ -261,12 +264,13 @@ class Repository:
             content = memory.content(view.names | writer.index_names)
             self._cache.save_directories(writer.snapshot, content, parent)
         if lost:
-            log.warning(
-                "%d of the blobs that %s has lost are not in this volume and stay lost; `podlift"
-                " check` names the snapshots and files, `podlift repair` takes the packs out of the"
-                " index",
-                view.still_lost(), self.place,
-            )  # fmt: skip
+            log.warning(_STAY_LOST, view.still_lost(), self.place)
+
+    def _memory_of(self, snapshot: str, view: IndexView) -> Directories | None:
+        """Return what is remembered of a snapshot's directories, if anything can be."""
+        if self._cache is None:
+            return None
+        return Directories(self._cache.load_directories(snapshot), view.names)
 
 
 def in_parallel(load: Callable[[A], T], found: Iterable[A]) -> list[T]:
