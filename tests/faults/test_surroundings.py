@@ -73,9 +73,12 @@ def test_an_attribute_whose_name_no_repository_keeps_is_reported(tmp_path: Path)
     monitor = Monitor()
     with Volume.open(tmp_path) as volume:
         (entry,) = volume.root.entries(Exclude(), monitor, NEVER)
-    assert entry.xattrs == ((b"user.good", b"1"),)
-    (problem,) = monitor.problems
-    assert "not UTF-8" in problem.reason
+        (together,) = volume.root.read_files([entry], memoryview(bytearray(9)), monitor)
+        with volume.root.open_file(entry, monitor) as alone:
+            assert alone.entry.xattrs == ((b"user.good", b"1"),)
+    assert together is not None
+    assert together.entry == alone.entry
+    assert ["not UTF-8" in problem.reason for problem in monitor.problems] == [True, True]
 
 
 def test_a_target_that_cannot_be_a_directory_is_called_so(repository: str, tmp_path: Path) -> None:
