@@ -297,11 +297,39 @@ def test_bind_mounts_of_the_same_file_system_are_not_crossed(
     mount("--bind", tmp_path / "outside" / "secret", source / "file")
     monitor = Monitor()
     with Volume.open(source) as volume:
+        assert not volume.root.holds_mounts  # for the facts tell
         found = listing(volume.root, monitor)
         assert list(found) == [b"mnt"]
         assert found[b"mnt"].device == volume.device
         assert not volume.root.crossable(found[b"mnt"])
     assert monitor.counters.mounts_skipped == 2
+
+
+def test_whatever_else_is_mounted_over_a_name_is_left_out_too(
+    source: Path, tmp_path: Path, mount: Callable[..., None]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(source / "mine")
+    for name in ("fifo", "skipped", "late"):
+        (source / name).touch()
+    mount("--bind", tmp_path / "fifo", source / "fifo")
+    mount("--bind", tmp_path / "fifo", source / "skipped")
+    monitor = Monitor()
+    with Volume.open(source) as volume:
+        mount("--bind", tmp_path / "fifo", source / "late")  # when nobody looks at mounts any more
+        assert list(listing(volume.root, monitor, "skipped")) == [b"mine"]
+    assert (monitor.counters.mounts_skipped, monitor.counters.excluded) == (2, 1)
+
+
+def test_a_listing_is_told_from_one_in_which_something_is_mounted(
+    source: Path, mount: Callable[..., None]
+) -> None:
+    (source / "file").touch()
+    with Volume.open(source) as volume:
+        before = volume.root.listing(NEVER).digest()
+        assert volume.root.listing(NEVER).digest() == before
+        mount("--bind", source / "file", source / "file")
+        assert volume.root.listing(NEVER).digest() != before
 
 
 def test_files_of_an_overlays_layers_belong_to_it_whatever_their_device_number(
