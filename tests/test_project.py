@@ -282,6 +282,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 KERNELS = {
     "chunker/_scan.abi3.so",
     "agent/volume/_create.abi3.so",
+    "agent/volume/_look.abi3.so",
     "agent/repository/_blobs.abi3.so",
     "agent/repository/_table.abi3.so",
 }

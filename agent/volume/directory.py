@@ -122,17 +122,12 @@ class Directory(Scoped):
                 if entry is not None:
                     yield entry
 
-    @property
-    def holds_mounts(self) -> bool:
-        """Tell whether something that is listed here may be of another file system."""
-        return self._surroundings.holds_mounts
-
     def _entry_of(
         self, name: bytes, facts: tuple[int, ...], exclude: Exclude, monitor: Monitor
     ) -> Entry | None:
         """Return the entry of a name, or None if it is left out."""
         around = self._surroundings
-        if is_file_of(facts, around.device) and not around.holds_mounts:
+        if is_file_of(facts, around.device, holds_mounts=around.holds_mounts):
             if exclude and exclude.matches(join(self.path, name), False):
                 monitor.add(excluded=1)
                 return None

@@ -21,6 +21,9 @@ from agent.volume.xattrs import Attributes
 SMALL_BYTES = 512 << 10
 """Files below this size are read in batches; whoever gives the buffer decides how many at a time."""
 
+MOUNT_UNTOLD = 251
+"""The status of a name of which the kernel does not tell whether it is a mount point (before 5.8)."""
+
 _FACTS = struct.Struct("=6I2q5Q")
 _FILE = struct.Struct("=6I2q5Q4Q")
 _PIN = struct.Struct("=QQ")
@@ -61,9 +64,10 @@ def look(directory: int, names: Sequence[bytes]) -> bytes:
     return _look.look(directory, tuple(names))
 
 
-def is_file_of(facts: tuple[int, ...], device: int) -> bool:
-    """Tell whether facts are those of a regular file of a device."""
-    return facts[0] == 0 and mode_bits.S_ISREG(facts[1]) and facts[9] == device
+def is_file_of(facts: tuple[int, ...], device: int, *, holds_mounts: bool) -> bool:
+    """Tell whether facts are those of a regular file of a device, and no mount point."""
+    told = facts[0] == 0 or (facts[0] == MOUNT_UNTOLD and not holds_mounts)
+    return told and mode_bits.S_ISREG(facts[1]) and facts[9] == device
 
 
 def file_entry(name: bytes, facts: tuple[int, ...], names: NameCache) -> Entry:
