@@ -178,7 +178,7 @@ class _Backup:
         Only directories without others are remembered, and without anything whose node says more
         than the listing does.
         """
-        if source.exclude or source.volume.root.holds_mounts:
+        if source.exclude:
             return False
         folder.digest = listing.digest()
         remembered = None if earlier_tree is None else self._target.recall(earlier_tree)

@@ -1,8 +1,7 @@
 /* Looking at names and reading small files, many at a time, without the GIL.
  *
  * A small file costs its system calls and, in Python, five times that. `look` gets the facts of many
- * names of one directory and opens nothing; statx(2) also tells whether a name leads to another mount,
- * which neither a device number (bind mounts, overlayfs) nor anything else does without opening it. `read_files` reads regular files one behind the other
+ * names of one directory and opens nothing. `read_files` reads regular files one behind the other
  * into a buffer. Each name is pinned first (O_PATH, which touches nothing) and must be the inode
  * that was listed; only what is pinned is then opened, by its magic link in /proc: whatever the
  * owner of the volume puts in its place is never opened. What is in any way unusual (a file that grew,
@@ -23,16 +22,18 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { NO_ROOM = 253, REPLACED = 254, UNUSUAL = 255 };
-enum { SAME_MOUNT = 0, OTHER_MOUNT = 1, MOUNT_NOT_TOLD = 2 };
+#ifndef STATX_ATTR_MOUNT_ROOT
+#define STATX_ATTR_MOUNT_ROOT 0x2000 /* statx(2); for a C library that is older than the kernel */
+#endif
+
+enum { MOUNT_UNTOLD = 251, MOUNT = 252, NO_ROOM = 253, REPLACED = 254, UNUSUAL = 255 };
 enum { NAMES_BYTES = 1024, VALUE_BYTES = 4096, ATTRIBUTES_BYTES = 64 << 10 };
 
-/* As agent/volume/looking.py unpacks it; the status is an errno or one of the above. No mount's id is
- * in it: another boot gives other ones, and the facts of what did not change must not. */
+/* As agent/volume/looking.py unpacks it; the status is an errno or one of the above. */
 typedef struct {
     uint32_t status, mode, uid, gid, mtime_nanoseconds, ctime_nanoseconds;
     int64_t mtime_seconds, ctime_seconds;
-    uint64_t inode, device, mount, links, size;
+    uint64_t inode, device, rdev, links, size;
 } facts_t;
 
 typedef struct {
@@ -61,21 +62,24 @@ static void tell(facts_t *facts, const struct stat *stat)
     facts->ctime_nanoseconds = (uint32_t)stat->st_ctim.tv_nsec;
     facts->inode = stat->st_ino;
     facts->device = stat->st_dev;
-    facts->mount = MOUNT_NOT_TOLD;
+    facts->rdev = stat->st_rdev;
     facts->links = stat->st_nlink;
     facts->size = (uint64_t)stat->st_size;
 }
 
-/* A kernel before 5.8 tells no mount. Nothing stale is asked for: a file server is asked, as by stat. */
-static void look_at(int directory, const char *name, uint64_t mount, facts_t *facts)
+/* statx(2) tells, since Linux 5.8, what no other call does: whether a name is a mount point. */
+static void look_at(int directory, const char *name, facts_t *facts)
 {
     struct statx stat;
     memset(facts, 0, sizeof *facts);
-    if (statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
-              STATX_BASIC_STATS | STATX_MNT_ID, &stat) < 0) {
+    if (statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &stat) < 0) {
         facts->status = (uint32_t)errno;
         return;
     }
+    if (!(stat.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        facts->status = MOUNT_UNTOLD;
+    else if (stat.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+        facts->status = MOUNT;
     facts->mode = stat.stx_mode;
     facts->uid = stat.stx_uid;
     facts->gid = stat.stx_gid;
@@ -85,12 +89,9 @@ static void look_at(int directory, const char *name, uint64_t mount, facts_t *fa
     facts->ctime_nanoseconds = stat.stx_ctime.tv_nsec;
     facts->inode = stat.stx_ino;
     facts->device = makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    facts->rdev = makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
     facts->links = stat.stx_nlink;
     facts->size = stat.stx_size;
-    if (mount == 0 || !(stat.stx_mask & STATX_MNT_ID))
-        facts->mount = MOUNT_NOT_TOLD;
-    else
-        facts->mount = stat.stx_mnt_id == mount ? SAME_MOUNT : OTHER_MOUNT;
 }
 
 /* Open what is pinned; without touching its atime, which only its owner and root may ask for. */
@@ -220,17 +221,15 @@ static const char **names_of(PyObject *tuple, Py_ssize_t *count)
 }
 
 PyDoc_STRVAR(look_doc,
-"look(directory, names, mount) -> bytes\n\n"
-"Return the packed facts of each name of the open directory, through no symlink. mount is the id of\n"
-"the directory's mount, or 0.");
+"look(directory, names) -> bytes\n\n"
+"Return the packed facts of each name of the open directory, through no symlink.");
 
 static PyObject *look(PyObject *self, PyObject *args)
 {
     int directory;
     PyObject *tuple;
-    unsigned long long mount;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iOK:look", &directory, &tuple, &mount))
+    if (!PyArg_ParseTuple(args, "iO:look", &directory, &tuple))
         return NULL;
     Py_ssize_t count;
     const char **names = names_of(tuple, &count);
@@ -241,7 +240,7 @@ static PyObject *look(PyObject *self, PyObject *args)
         facts_t *facts = (facts_t *)(void *)PyBytes_AsString(result);
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < count; i++)
-            look_at(directory, names[i], mount, &facts[i]);
+            look_at(directory, names[i], &facts[i]);
         Py_END_ALLOW_THREADS
     }
     PyMem_Free(names);
@@ -251,13 +250,12 @@ static PyObject *look(PyObject *self, PyObject *args)
 static void read_all(int directory, const char **names, const Py_buffer *pins, file_t *files,
                      attributes_t *kept, const Py_buffer *room)
 {
+    const pin_t *wanted = pins->buf;
     size_t used = 0;
     for (Py_ssize_t i = 0; i < pins->len / (Py_ssize_t)sizeof(pin_t); i++) {
-        pin_t wanted; /* whose bytes lie anywhere */
-        memcpy(&wanted, (const char *)pins->buf + i * (Py_ssize_t)sizeof wanted, sizeof wanted);
         memset(&files[i], 0, sizeof files[i]);
         files[i].start = used;
-        read_one(directory, names[i], &wanted, &files[i], kept,
+        read_one(directory, names[i], &wanted[i], &files[i], kept,
                  (unsigned char *)room->buf + used, (size_t)room->len - used);
         if (files[i].facts.status == 0)
             used += files[i].length;

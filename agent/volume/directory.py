@@ -66,7 +66,6 @@ _KINDS = {
     mode_bits.S_IFSOCK: Kind.SOCKET,
 }
 _DEVICES = frozenset({Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE})
-_NOT_READ = frozenset(Kind) - {Kind.FILE, Kind.DIRECTORY}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Surroundings:
 
     device: int
     mount: int | None  # the kernel's mount id, None if it does not tell
-    holds_mounts: bool  # whether a file could be a mount point of which its facts do not tell
+    holds_mounts: bool  # whether a file could be a mount point
     names: NameCache
     last_descriptor: int = 1 << 30  # the highest that a directory may hold; see descriptors.py
 
@@ -102,10 +101,10 @@ class Directory(Scoped):
         with self._held() as descriptor:
             with source_errors(self.path):
                 names = listed(descriptor)
-            facts, mount = bytearray(), self._surroundings.mount
+            facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
-                facts += look(descriptor, names[start : start + LOOKED_AT], mount)
+                facts += look(descriptor, names[start : start + LOOKED_AT])
         return Listing(names, facts)
 
     def iterate(self, listing: Listing, exclude: Exclude, monitor: Monitor) -> Iterator[Entry]:
@@ -124,17 +123,12 @@ class Directory(Scoped):
                 if entry is not None:
                     yield entry
 
-    @property
-    def holds_mounts(self) -> bool:
-        """Tell whether something may be of another mount although its facts do not say so."""
-        return self._surroundings.holds_mounts
-
     def _entry_of(
         self, name: bytes, facts: tuple[int, ...], exclude: Exclude, monitor: Monitor
     ) -> Entry | None:
         """Return the entry of a name, or None if it is left out."""
         around = self._surroundings
-        is_file = is_file_of(facts, around.device) and not around.holds_mounts
+        is_file = is_file_of(facts, around.device, holds_mounts=around.holds_mounts)
         if is_file or is_mounted_file(facts):
             if exclude and exclude.matches(join(self.path, name), False):
                 monitor.add(excluded=1)
@@ -298,12 +292,11 @@ class Directory(Scoped):
     def _is_mount(self, descriptor: int, stat: os.stat_result, kind: Kind) -> bool:
         around = self._surroundings
         foreign = stat.st_dev != around.device
-        if around.mount is None or (foreign and kind is Kind.DIRECTORY):
-            return foreign
-        # Nothing is read of the others, and of them the facts have told.
-        if kind in _NOT_READ and not foreign and not around.holds_mounts:
+        if kind is Kind.DIRECTORY:
+            return foreign or (around.mount is not None and mount_id(descriptor) != around.mount)
+        if not foreign and not around.holds_mounts:
             return False
-        return mount_id(descriptor) != around.mount
+        return foreign if around.mount is None else mount_id(descriptor) != around.mount
 
     def _entry(
         self,

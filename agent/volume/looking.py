@@ -21,12 +21,15 @@ from agent.volume.xattrs import Attributes
 SMALL_BYTES = 512 << 10
 """Files below this size are read in batches; whoever gives the buffer decides how many at a time."""
 
+MOUNT_UNTOLD, MOUNT = 251, 252
+"""The status of a name of which the kernel does not tell whether it is a mount point (before 5.8), and
+of one that is."""
+
 _FACTS = struct.Struct("=6I2q5Q")
 _FILE = struct.Struct("=6I2q5Q4Q")
 _PIN = struct.Struct("=QQ")
 _LENGTHS = struct.Struct("=II")
 _SECOND = 1_000_000_000
-_SAME_MOUNT, _OTHER_MOUNT, _MOUNT_NOT_TOLD = range(3)
 
 
 class ReadFile(NamedTuple):
@@ -57,27 +60,20 @@ class Listing:
         return digest.digest()
 
 
-def look(directory: int, names: Sequence[bytes], mount: int | None) -> bytes:
-    """Return the packed facts of names of an open directory, which lies on that mount."""
-    return _look.look(directory, tuple(names), mount or 0)
+def look(directory: int, names: Sequence[bytes]) -> bytes:
+    """Return the packed facts of names of an open directory."""
+    return _look.look(directory, tuple(names))
 
 
-def tells_mounts(directory: int, mount: int | None) -> bool:
-    """Tell whether facts say if a name leads to another mount; kernels before 5.8 do not."""
-    facts: tuple[int, ...] = _FACTS.unpack(look(directory, [b"."], mount))
-    return facts[0] == 0 and facts[10] == _SAME_MOUNT
-
-
-def is_file_of(facts: tuple[int, ...], device: int) -> bool:
-    """Tell whether facts are those of a regular file of that mount or, if untold, device."""
-    if facts[0] or not mode_bits.S_ISREG(facts[1]):
-        return False
-    return facts[10] == _SAME_MOUNT or (facts[10] == _MOUNT_NOT_TOLD and facts[9] == device)
+def is_file_of(facts: tuple[int, ...], device: int, *, holds_mounts: bool) -> bool:
+    """Tell whether facts are those of a regular file of a device, and no mount point."""
+    told = facts[0] == 0 or (facts[0] == MOUNT_UNTOLD and not holds_mounts)
+    return told and mode_bits.S_ISREG(facts[1]) and facts[9] == device
 
 
 def is_mounted_file(facts: tuple[int, ...]) -> bool:
-    """Tell whether facts are those of anything but a directory on another mount."""
-    return facts[0] == 0 and facts[10] == _OTHER_MOUNT and not mode_bits.S_ISDIR(facts[1])
+    """Tell whether facts are those of a mount point that is no directory."""
+    return facts[0] == MOUNT and not mode_bits.S_ISDIR(facts[1])
 
 
 def file_entry(name: bytes, facts: tuple[int, ...], names: NameCache) -> Entry:

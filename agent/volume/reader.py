@@ -11,7 +11,6 @@ import os
 from agent.errors import VolumeError
 from agent.volume.descriptors import last_descriptor, proc_path, reason
 from agent.volume.directory import Directory, Surroundings
-from agent.volume.looking import tells_mounts
 from agent.volume.mounts import holds_mounts, mount_id
 from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
@@ -27,8 +26,9 @@ class Volume(Scoped):
         self.path = path
         self.device = os.fstat(descriptor).st_dev
         mount = mount_id(descriptor)
-        hidden = not tells_mounts(descriptor, mount) and holds_mounts(mount)
-        around = Surroundings(self.device, mount, hidden, NameCache(), last_descriptor())
+        around = Surroundings(
+            self.device, mount, holds_mounts(mount), NameCache(), last_descriptor()
+        )
         self.root = Directory(descriptor, b"", around)
 
     @classmethod
