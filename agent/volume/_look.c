@@ -250,12 +250,13 @@ static PyObject *look(PyObject *self, PyObject *args)
 static void read_all(int directory, const char **names, const Py_buffer *pins, file_t *files,
                      attributes_t *kept, const Py_buffer *room)
 {
-    const pin_t *wanted = pins->buf;
     size_t used = 0;
     for (Py_ssize_t i = 0; i < pins->len / (Py_ssize_t)sizeof(pin_t); i++) {
+        pin_t wanted; /* a copy: the bytes of a buffer may lie anywhere */
+        memcpy(&wanted, (const char *)pins->buf + i * (Py_ssize_t)sizeof wanted, sizeof wanted);
         memset(&files[i], 0, sizeof files[i]);
         files[i].start = used;
-        read_one(directory, names[i], &wanted[i], &files[i], kept,
+        read_one(directory, names[i], &wanted, &files[i], kept,
                  (unsigned char *)room->buf + used, (size_t)room->len - used);
         if (files[i].facts.status == 0)
             used += files[i].length;

@@ -304,26 +304,6 @@ def test_bind_mounts_of_the_same_file_system_are_not_crossed(
     assert monitor.counters.mounts_skipped == 2
 
 
-@pytest.mark.parametrize("kind", ["file", "fifo"])
-def test_what_is_mounted_over_a_name_while_the_volume_is_open_is_left_out_too(
-    tmp_path: Path, mount: Callable[..., None], kind: str
-) -> None:
-    mount("-t", "tmpfs", "none", tmp_path)  # so that nothing lies on its mount when it is opened
-    (tmp_path / "file").write_text("of somebody else")
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "source").mkdir()
-    for name in ("mine", "mounted", "skipped"):
-        (tmp_path / "source" / name).touch()
-    monitor = Monitor()
-    with Volume.open(tmp_path / "source") as volume:
-        before = volume.root.listing(NEVER).digest()
-        for name in ("mounted", "skipped"):
-            mount("--bind", tmp_path / kind, tmp_path / "source" / name)
-        assert list(listing(volume.root, monitor, "skipped")) == [b"mine"]
-        assert volume.root.listing(NEVER).digest() != before
-    assert (monitor.counters.mounts_skipped, monitor.counters.excluded) == (1, 1)
-
-
 def test_files_of_an_overlays_layers_belong_to_it_whatever_their_device_number(
     tmp_path: Path, mount: Callable[..., None]
 ) -> None:

@@ -156,6 +156,43 @@ def test_what_was_appended_before_the_end_was_reached_is_read_too(
         assert file.entry_after().size == 130
 
 
+@pytest.mark.parametrize(
+    ("size", "error", "dropped"),
+    [
+        (16 << 20, BlockingIOError(errno.EAGAIN, "not in memory"), 16 << 20),
+        (16 << 20, OSError(errno.EOPNOTSUPP, "not told"), 0),
+        (16 << 20, None, 0),
+        ((16 << 20) - 1, BlockingIOError(errno.EAGAIN, "not in memory"), 0),
+    ],
+    ids=["cold", "untold", "warm", "small"],
+)
+def test_only_a_large_file_that_nobody_had_read_leaves_the_page_cache_again(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch,
+    size: int, error: OSError | None, dropped: int,
+) -> None:  # fmt: skip
+    let_go: list[tuple[int, int]] = []
+    preadv = os.preadv
+
+    def probe(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags and error is not None:
+            raise error
+        return preadv(descriptor, buffers, offset)
+
+    def advise(_: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        let_go.append((offset, length))
+
+    (source / "file").write_bytes(b"x" * size)
+    monkeypatch.setattr("agent.volume.file.os.preadv", probe)
+    monkeypatch.setattr("agent.volume.file.os.posix_fadvise", advise)
+    with opened(volume) as file:
+        assert shape(file, 8 << 20) == [
+            ("data", min(8 << 20, size - (8 << 20) * n)) for n in (0, 1)
+        ]
+    assert sum(length for _, length in let_go) == dropped
+    assert [offset for offset, _ in let_go] == [(8 << 20) * n for n in range(len(let_go))]
+
+
 def test_a_file_that_grows_for_ever_ends(source: Path, volume: Volume) -> None:
     (source / "file").write_bytes(b"x" * 100)
     with opened(volume) as file, (source / "file").open("ab", buffering=0) as grow:

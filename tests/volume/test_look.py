@@ -273,3 +273,23 @@ def test_a_listing_that_is_the_same_has_the_same_digest_and_any_other_another(
         change()
         seen.add(volume.root.listing(NEVER).digest())
     assert len(seen) == len(changes)  # what was made and removed again changed nothing
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+def test_what_is_mounted_over_a_name_while_the_volume_is_open_is_left_out(
+    tmp_path: Path, mount: Callable[..., None], kind: str
+) -> None:
+    mount("-t", "tmpfs", "none", tmp_path)  # so that nothing lies on its mount when it is opened
+    (tmp_path / "file").write_text("of somebody else")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "source").mkdir()
+    for name in ("mine", "mounted", "skipped"):
+        (tmp_path / "source" / name).touch()
+    monitor = Monitor()
+    with Volume.open(tmp_path / "source") as volume:
+        before = volume.root.listing(NEVER).digest()
+        for name in ("mounted", "skipped"):
+            mount("--bind", tmp_path / kind, tmp_path / "source" / name)
+        assert list(listing(volume.root, monitor, "skipped")) == [b"mine"]
+        assert volume.root.listing(NEVER).digest() != before
+    assert (monitor.counters.mounts_skipped, monitor.counters.excluded) == (1, 1)
