@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+
+from agent.cli import podlift
+
 SERVICES = ("aiohttp", "boto3", "botocore", "kubernetes")
 
 RUN = f"""
@@ -41,3 +45,30 @@ def test_a_local_backup_imports_no_client(tmp_path: Path) -> None:
     (volume / "file").write_bytes(b"content")
     imported_by("init", *repo)
     assert imported_by("backup", *repo, str(volume)) == ""
+
+
+def test_every_command_is_where_the_list_says() -> None:
+    context = click.Context(podlift)
+    for name in podlift.list_commands(context):
+        command = podlift.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+    assert podlift.get_command(context, "bakcup") is None
+
+
+def test_a_command_does_not_import_the_others(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from agent.cli import main; code = main();"
+            " print(code, sorted(m for m in sys.modules if m.startswith('agent.commands.')))",
+            *("init", "--repo", str(tmp_path)),
+        ],
+        env={**os.environ, "PODLIFT_PASSWORD": "secret"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("0 ['agent.commands.backups', 'agent.commands.exits']\n")
