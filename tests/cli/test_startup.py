@@ -21,6 +21,14 @@ finally:
 """.replace(repr(SERVICES), repr(set(SERVICES)))
 
 
+SHOW = """
+import sys
+from agent.cli import main
+code = main()
+print(code, sorted(name for name in sys.modules if name.startswith("agent.commands.")))
+"""
+
+
 def imported_by(*arguments: str) -> str:
     """Run podlift in a process of its own; return which services' clients it imported."""
     done = subprocess.run(
@@ -62,8 +70,7 @@ def test_a_command_does_not_import_the_others(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from agent.cli import main; code = main();"
-            " print(code, sorted(m for m in sys.modules if m.startswith('agent.commands.')))",
+            SHOW,
             *("init", "--repo", str(tmp_path)),
         ],
         env={**os.environ, "PODLIFT_PASSWORD": "secret"},
