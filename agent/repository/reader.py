@@ -49,7 +49,7 @@ class BlobOpener:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
         if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
             plain = bytearray(blob.content_bytes)
-            if self._kernel.open(sealed, _record(0, blob), plain) == b"\0":
+            if self._kernel.open(sealed, _record(blob.offset, blob), plain) == b"\0":
                 return bytes(plain)
         return self._patiently(sealed, blob)
 
