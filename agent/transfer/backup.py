@@ -43,7 +43,7 @@ SAVERS = 8
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 24 << 20
+CHUNKS_BYTES = 16 << 20
 """Budget of chunks that are cut and not yet packed; these are memory."""
 
 _TOO_LONG = (
@@ -89,7 +89,7 @@ class _Backup:
         self._cancel = cancel
         self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
         savers = min(cores, SAVERS)
-        waiting = min(CHUNKS_BYTES, (savers + 1) * ENOUGH_BYTES)  # one buffer more than are at work
+        waiting = min(CHUNKS_BYTES, savers * ENOUGH_BYTES)
         self._savers = Pool(self.run, "save", savers, waiting)
         self._assembly = Assembly(target, monitor)
         self._links = HardLinks()
