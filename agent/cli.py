@@ -4,6 +4,7 @@ Every command ends in one of these, and scripts may rely on it: 0 done, 1 failed
 but some files could not be read, 10 no repository, 11 locked, 12 wrong password, 130 interrupted.
 """
 
+import importlib
 import logging
 import signal
 import sys
@@ -13,17 +14,6 @@ import click
 
 from agent import __version__
 from agent.allocator import limit_arenas
-from agent.commands import (
-    backups,
-    checks,
-    dumps,
-    garbage,
-    listing,
-    repairs,
-    restores,
-    retention,
-    services,
-)
 from agent.commands.exits import FAILED, INTERRUPTED, exit_code
 from agent.errors import PodliftError
 from agent.terminal import (
@@ -64,7 +54,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMANDS = {
+    "agent": "services",
+    "backup": "backups",
+    "check": "checks",
+    "demo": "services",
+    "diff": "listing",
+    "dump": "dumps",
+    "forget": "retention",
+    "gc": "garbage",
+    "init": "backups",
+    "ls": "listing",
+    "prune": "retention",
+    "repair": "repairs",
+    "restore": "restores",
+    "snapshots": "listing",
+    "stats": "listing",
+    "unlock": "retention",
+}
+"""Each command, and the module of ``agent.commands`` that has it."""
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is asked for: start-up is felt each time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command, or None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"agent.commands.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def podlift(verbose: bool) -> None:
@@ -84,24 +114,3 @@ def podlift(verbose: bool) -> None:
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     say_more(logging.INFO if verbose else logging.WARNING)
-
-
-for _command in (
-    services.agent,
-    services.demo,
-    backups.init,
-    backups.backup,
-    restores.restore,
-    listing.snapshots,
-    listing.ls,
-    listing.diff,
-    listing.stats,
-    dumps.dump,
-    checks.check,
-    retention.forget,
-    retention.prune,
-    retention.unlock,
-    repairs.repair,
-    garbage.gc,
-):
-    podlift.add_command(_command)

@@ -22,6 +22,9 @@ FORMATS = frozenset({"restic", "kopia"})
 
 OtherTypes = Literal["fail", "ignore"]
 
+Compression = Literal["fastest", "default", "better"]
+"""How much time compressing may take; the repository knows what that means."""
+
 CACHE_MIB = 2048
 """What a cache may take: the indexes of 20 M blobs, each once by itself and once merged."""
 
@@ -67,6 +70,7 @@ class AgentSettings:
     other_uploader_types: OtherTypes = "fail"
     concurrency: int = 1
     upload_workers: int = 4
+    compression: Compression = "default"
     grace_seconds: float = 25.0
     startup_seconds: float = 60.0
     credentials_file: Path | None = None
@@ -100,6 +104,7 @@ ENVIRONMENT = {
     "other_uploader_types": "PODLIFT_OTHER_UPLOADER_TYPES",
     "concurrency": "PODLIFT_CONCURRENCY",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
+    "compression": "PODLIFT_COMPRESSION",
     "grace_seconds": "PODLIFT_GRACE_SECONDS",
     "startup_seconds": "PODLIFT_STARTUP_SECONDS",
     "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
@@ -136,6 +141,7 @@ def agent_settings(
         other_uploader_types=_other_types(given),
         concurrency=_positive_int(given, "concurrency", defaults.concurrency),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
+        compression=_compression(given),
         grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
         credentials_file=_optional_path(given, "credentials_file"),
@@ -251,6 +257,15 @@ def _other_types(given: Mapping[str, str]) -> OtherTypes:
         if text == choice:
             return "ignore" if choice == "ignore" else "fail"
     raise UsageError(f"{_said('other_uploader_types')} must be fail or ignore")
+
+
+def _compression(given: Mapping[str, str]) -> Compression:
+    text = given.get("compression", "default")
+    for choice in get_args(Compression):
+        if text == choice:
+            chosen: Compression = choice
+            return chosen
+    raise UsageError(f"{_said('compression')} must be fastest, default or better, not {text!r}")
 
 
 def _positive_int(given: Mapping[str, str], name: str, default: int) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import zstandard
 
 from agent.repository.crypto import Key
-from agent.repository.sealing import DEFAULT_LEVEL
+from agent.repository.sealing import LEVELS
 from chunker import Parameters, scan
 
 PIECE = 1 << 20
@@ -58,7 +58,7 @@ def _pieces(files: list[Path]) -> Iterator[list[tuple[Path, int, int]]]:
 
 def _work(tasks: Iterator[list[tuple[Path, int, int]]], lock: threading.Lock, target: Path) -> None:
     parameters = Parameters(POLYNOMIAL)
-    compressor = zstandard.ZstdCompressor(level=DEFAULT_LEVEL)
+    compressor = zstandard.ZstdCompressor(level=LEVELS["default"][0])
     pack = hashlib.sha256()
     with target.open("wb", buffering=0) as packs:
         while True:

@@ -7,9 +7,10 @@ and the same chunks that restic would cut, so either finds what the other has st
 
 from chunker.kernel import KERNEL_NAME, Buffer, Scan, scan
 from chunker.rabin import MIN_SIZE, Parameters, generate_polynomial, is_irreducible
-from chunker.stream import Chunks, ChunkStream, Piece, ZeroChunks
+from chunker.stream import ENOUGH_BYTES, Chunks, ChunkStream, Piece, ZeroChunks
 
 __all__ = [
+    "ENOUGH_BYTES",
     "KERNEL_NAME",
     "MIN_SIZE",
     "Buffer",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.cancel import CancelToken
+from agent.config import Compression
 from agent.monitor import Monitor
 from agent.storage.settings import S3Settings
 
@@ -42,6 +43,7 @@ class BackupAssignment(Assignment):
 
     tags: dict[str, str]
     reported_path: str
+    compression: Compression = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ def move(
             choose_parent=lambda snapshots, now_ns: by_tags(snapshots, assignment.tags, now_ns),
             lock_wait_seconds=lock_wait_seconds,
             connections=assignment.storage.workers,
+            compression=assignment.compression,
         )
         result = run_backup(repository, request, monitor, cancel)
     names = tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS])

@@ -3,7 +3,7 @@
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from agent.access import (
 )
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, PARTIAL
+from agent.config import Compression
 from agent.monitor import Monitor
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
@@ -61,6 +62,12 @@ def init(access: Access) -> int:
     help="Earlier snapshot whose unchanged files need not be read. [auto: the newest of this host"
     " and PATH]",
 )
+@click.option(
+    "--compression",
+    type=click.Choice(get_args(Compression)),
+    default="default",
+    help="How much time compressing may take: better is three times as slow. [default]",
+)
 @lock_wait_option
 @json_option
 def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
@@ -86,6 +93,7 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
             choose_parent=_parent_choice(repository, options["parent"], (host, reported), cancel),
             excludes=options["excludes"],
             lock_wait_seconds=options["lock_wait_seconds"],
+            compression=options["compression"],
         )
         with progress(monitor, "backup", quiet=as_json):
             result = run_backup(repository, request, monitor, cancel)

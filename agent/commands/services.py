@@ -35,6 +35,9 @@ from agent.volume.descriptors import raise_descriptor_limit
 )
 @click.option("--concurrency", help="Volumes backed up or restored at a time. [1]")
 @click.option("--upload-workers", help="Connections a volume uploads with. [4]")
+@click.option(
+    "--compression", help="fastest, default, or better and three times as slow. [default]"
+)
 @click.option("--grace-seconds", help="From SIGTERM to the end. [25]")
 @click.option("--startup-seconds", help="How long the API server may be away at the start. [60]")
 @click.option(

@@ -22,7 +22,7 @@ from agent.repository.kernel import blob_kernel
 from agent.repository.objects import pack_key
 from agent.repository.pack import PackedBlob
 from agent.repository.plainkernel import SEALED
-from agent.repository.sealing import DEFAULT_LEVEL, SMALL_LEVEL
+from agent.repository.sealing import LEVELS
 from agent.repository.table import Found
 from agent.repository.tree import decode_tree
 from agent.repository.unpacked import inflate
@@ -43,13 +43,13 @@ class BlobOpener:
 
     def __init__(self, key: Key) -> None:
         self._key = key
-        self._kernel = blob_kernel(key, DEFAULT_LEVEL, SMALL_LEVEL)
+        self._kernel = blob_kernel(key, *LEVELS["default"])
 
     def open(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
         if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
             plain = bytearray(blob.content_bytes)
-            if self._kernel.open(sealed, _record(0, blob), plain) == b"\0":
+            if self._kernel.open(sealed, _record(blob.offset, blob), plain) == b"\0":
                 return bytes(plain)
         return self._patiently(sealed, blob)
 

@@ -34,8 +34,7 @@ from agent.repository.reader import BlobReader
 from agent.repository.remembered import Directories
 from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
-from agent.repository.uploads import CONNECTIONS
-from agent.repository.writer import Session, Writer
+from agent.repository.writer import Session, WriteOptions, Writer
 from agent.storage.contract import Buffer
 from chunker import MIN_SIZE
 
@@ -231,15 +230,12 @@ class Repository:
         lock: HeldLock,
         monitor: Monitor,
         cancel: CancelToken = NEVER,
-        *,
-        connections: int = CONNECTIONS,
-        parent: str = "",
+        options: WriteOptions = WriteOptions(),  # noqa: B008  (frozen)
     ) -> Iterator[Writer]:
         """Load the index, and write in the scope, under a lock that is held already.
 
-        ``connections`` packs are in flight at most, each of which is 16 MiB of memory. What lies in
-        packs that are missing or cut short counts as unknown: it is stored again if it comes by.
-        ``parent`` is the snapshot whose directories may be remembered.
+        What lies in packs that are missing or cut short counts as unknown: it is stored again if it
+        comes by.
         """
         view = self.load_index(cancel)
         lost = lost_packs(self.objects.storage, view, cancel)
@@ -250,8 +246,8 @@ class Repository:
                 self.place, len(lost), view.drop(lost), min(lost).hex()[:16],
             )  # fmt: skip
         chunking = self.config.chunking()
-        session = Session(self.objects, view, lock, chunking, monitor, cancel, connections)
-        memory = None if lost else self._memory_of(parent, view)
+        session = Session(self.objects, view, lock, chunking, monitor, cancel, options)
+        memory = None if lost else self._memory_of(options.parent, view)
         writer = Writer(session, memory)
         try:
             yield writer
@@ -262,7 +258,7 @@ class Repository:
         writer.close()
         if self._cache is not None and memory is not None and writer.snapshot:
             content = memory.content(view.names | writer.index_names)
-            self._cache.save_directories(writer.snapshot, content, parent)
+            self._cache.save_directories(writer.snapshot, content, options.parent)
         if lost:
             log.warning(_STAY_LOST, view.still_lost(), self.place)
 

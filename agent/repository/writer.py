@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 
 from agent.cancel import CancelToken
+from agent.config import Compression
 from agent.entry import Entry
 from agent.errors import DamagedBlob, RepositoryError
 from agent.monitor import Monitor
@@ -29,7 +30,7 @@ from agent.repository.objects import Folder, Objects
 from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
 from agent.repository.reader import BlobReader
 from agent.repository.remembered import Directories
-from agent.repository.sealing import DEFAULT_LEVEL, Sealed, Sealer, Span
+from agent.repository.sealing import Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
 from agent.repository.uploads import CONNECTIONS, Uploads
@@ -146,6 +147,18 @@ def _fit_together(packs: list[PackBuilder]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How a run writes: ``connections`` packs are in flight at most, each 16 MiB of memory.
+
+    ``parent`` is the id of the snapshot whose directories may be remembered, if there is one.
+    """
+
+    parent: str = ""
+    connections: int = CONNECTIONS
+    compression: Compression = "default"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Session:
     """What one run of writing works with: an open repository, locked, and who looks on."""
 
@@ -155,8 +168,7 @@ class Session:
     chunking: Parameters
     monitor: Monitor
     cancel: CancelToken
-    connections: int = CONNECTIONS
-    level: int = DEFAULT_LEVEL
+    options: WriteOptions
 
 
 class Writer:
@@ -173,12 +185,12 @@ class Writer:
             session.lock,
             session.monitor,
             session.cancel,
-            session.connections,
+            session.options.connections,
         )
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed
         self._open = {type: OpenPacks(type, self._uploads) for type in BlobType}
-        self._sealer = Sealer(session.objects.key, session.level)
+        self._sealer = Sealer(session.objects.key, session.options.compression)
         self._reader = BlobReader(
             session.objects.storage, session.objects.key, session.view, session.cancel
         )

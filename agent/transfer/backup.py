@@ -32,7 +32,7 @@ from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
 from agent.volume.looking import SMALL_BYTES, Listing
 from agent.volume.reader import Volume
-from chunker import Chunks, ChunkStream, Piece, ZeroChunks
+from chunker import ENOUGH_BYTES, Chunks, ChunkStream, Piece, ZeroChunks
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ SAVERS = 8
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 8 << 20
+CHUNKS_BYTES = 16 << 20
 """Budget of chunks that are cut and not yet packed; these are memory."""
 
 _TOO_LONG = (
@@ -88,7 +88,9 @@ class _Backup:
         self._monitor = monitor
         self._cancel = cancel
         self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
-        self._savers = Pool(self.run, "save", min(cores, SAVERS), CHUNKS_BYTES)
+        savers = min(cores, SAVERS)
+        waiting = min(CHUNKS_BYTES, savers * ENOUGH_BYTES)
+        self._savers = Pool(self.run, "save", savers, waiting)
         self._assembly = Assembly(target, monitor)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
@@ -291,6 +293,8 @@ class _Backup:
         with self._buffers.lent() as buffer:
             with memoryview(buffer) as view:
                 read = directory.read_files([file.entry for file in files], view, self._monitor)
+            # one that has grown since it was listed may be more than one chunk
+            read = [one if one and one.length < self._one_chunk else None for one in read]
             spans = [(one.start, one.length) for one in read if one is not None and one.length]
             ids = iter(self._target.store_chunks(buffer, spans))
         finished: list[tuple[int, Entry | None]] = []

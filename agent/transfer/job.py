@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent import __version__
 from agent.cancel import CancelToken
+from agent.config import Compression
 from agent.errors import MalformedData
 from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, Summary
 from agent.repository.uploads import CONNECTIONS
+from agent.repository.writer import WriteOptions
 from agent.transfer.backup import Source, back_up
 from agent.transfer.parent import tagged
 from agent.volume.exclude import Exclude
@@ -44,6 +46,7 @@ class Request:
     excludes: tuple[str, ...] = ()
     lock_wait_seconds: float = 0
     connections: int = CONNECTIONS
+    compression: Compression = "default"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,8 +87,11 @@ def run_backup(
             lock,
             monitor,
             cancel,
-            connections=request.connections,
-            parent=parent.id if parent is not None else "",
+            WriteOptions(
+                parent=parent.id if parent is not None else "",
+                connections=request.connections,
+                compression=request.compression,
+            ),
         ) as writer:
             tree = back_up(source, writer, monitor, cancel)
             summary = summary_of(monitor.counters, started_ns)

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+
+from agent.cli import podlift
+
 SERVICES = ("aiohttp", "boto3", "botocore", "kubernetes")
 
 RUN = f"""
@@ -15,6 +19,14 @@ try:
 finally:
     print("imported:", *({SERVICES!r} & sys.modules.keys()), file=sys.stderr)
 """.replace(repr(SERVICES), repr(set(SERVICES)))
+
+
+SHOW = """
+import sys
+from agent.cli import main
+code = main()
+print(code, sorted(name for name in sys.modules if name.startswith("agent.commands.")))
+"""
 
 
 def imported_by(*arguments: str) -> str:
@@ -41,3 +53,29 @@ def test_a_local_backup_imports_no_client(tmp_path: Path) -> None:
     (volume / "file").write_bytes(b"content")
     imported_by("init", *repo)
     assert imported_by("backup", *repo, str(volume)) == ""
+
+
+def test_every_command_is_where_the_list_says() -> None:
+    context = click.Context(podlift)
+    for name in podlift.list_commands(context):
+        command = podlift.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+    assert podlift.get_command(context, "bakcup") is None
+
+
+def test_a_command_does_not_import_the_others(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SHOW,
+            *("init", "--repo", str(tmp_path)),
+        ],
+        env={**os.environ, "PODLIFT_PASSWORD": "secret"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("0 ['agent.commands.backups', 'agent.commands.exits']\n")

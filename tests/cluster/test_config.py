@@ -49,6 +49,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_OTHER_UPLOADER_TYPES": "ignore",
         "PODLIFT_CONCURRENCY": "3",
         "PODLIFT_UPLOAD_WORKERS": "5",
+        "PODLIFT_COMPRESSION": "better",
         "PODLIFT_GRACE_SECONDS": "9.5",
         "PODLIFT_STARTUP_SECONDS": "1",
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
@@ -61,6 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.metrics_address == ("::1", 99)
     assert settings.uploader_types == {"restic", "kopia"}
     assert settings.other_uploader_types == "ignore"
+    assert settings.compression == "better"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
     assert (settings.grace_seconds, settings.startup_seconds) == (9.5, 1.0)
     assert settings.credentials_file == Path("/credentials/cloud")
@@ -79,6 +81,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("concurrency", "0"),
         ("concurrency", "many"),
         ("upload_workers", "-1"),
+        ("compression", "best"),
         ("grace_seconds", "0"),
         ("grace_seconds", "soon"),
         ("startup_seconds", "inf"),

@@ -5,6 +5,7 @@ import itertools
 import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import xxhash
@@ -12,8 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config import Compression
 from agent.repository import _blobs, kernel
 from agent.repository.crypto import OVERHEAD, Key
+from agent.repository.identity import BlobType
 from agent.repository.kernel import BlobKernel, why_not_native
 from agent.repository.plainkernel import (
     ANOTHER_ID,
@@ -27,7 +30,9 @@ from agent.repository.plainkernel import (
     STORED,
     PlainKernel,
 )
+from agent.repository.sealing import Sealer
 
+ROOT = Path(__file__).parents[2]
 ENCRYPT, MAC_K, MAC_R = bytes(range(1, 33)), bytes(range(40, 56)), bytes(range(60, 76))
 KEY = Key(ENCRYPT, MAC_K, MAC_R)
 RANDOM = os.urandom(300_000)
@@ -242,3 +247,15 @@ class TestNative:
         finally:
             monkeypatch.undo()
             kernel.why_not_native.cache_clear()
+
+
+@pytest.mark.parametrize(("less", "more"), [("fastest", "default"), ("default", "better")])
+def test_more_time_makes_smaller_blobs(less: Compression, more: Compression) -> None:
+    source = b"".join(path.read_bytes() for path in sorted(ROOT.rglob("agent/**/*.py")))
+    sizes = []
+    for compression in (less, more):
+        sealer = Sealer(KEY, compression)
+        hashed = sealer.hash(source, [(0, len(source))])
+        (blobs,) = sealer.seal(BlobType.DATA, source, hashed, [0])
+        sizes.append(len(blobs[0].bytes))
+    assert sizes[1] < sizes[0] < len(source)

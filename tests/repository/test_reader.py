@@ -152,3 +152,14 @@ def test_the_view_keeps_growing_tables_few(repository: Repository) -> None:
     assert all(view.has(BlobType.DATA, BlobId(id)) for id in ids)
     assert view.count(BlobType.DATA) == 20
     assert len(view.all(BlobType.DATA)) < 10
+
+
+def test_a_sound_blob_is_opened_by_the_kernel_wherever_it_lies(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patient way is for what is damaged: taking it always would be slow, and nobody would see."""
+    chunks = [bytes([number]) * 1000 for number in range(5)]
+    ids, _ = store_chunks(repository, chunks)
+    monkeypatch.delattr("agent.repository.reader.BlobOpener._patiently")
+    reading = repository.reading()
+    assert [reading.load_chunk(id) for id in ids] == chunks

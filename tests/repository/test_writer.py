@@ -21,6 +21,7 @@ from agent.repository.pack import PackBuilder, open_pack
 from agent.repository.plainkernel import PlainKernel
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
+from agent.repository.writer import WriteOptions
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from tests.repository.making import (
@@ -398,7 +399,7 @@ def test_no_thread_fills_another_pack_while_all_connections_are_busy(
     _, repository = faulty_repository(storage, Fault("put", stall, key="data/*", times=100))
     with (
         repository.locked(exclusive=False) as lock,
-        repository.writing(lock, Monitor(), connections=1) as writing,
+        repository.writing(lock, Monitor(), options=WriteOptions(connections=1)) as writing,
     ):
 
         def store(first: int) -> None:

@@ -295,3 +295,25 @@ def test_a_damaged_parent_costs_reading_only(
     assert "cannot be read, so its files are read anew" in caplog.text
     assert repository.snapshot(result.snapshot_id).tree == tree
     assert bench.content(result.snapshot_id) == all_content(bench.volume)
+
+
+def test_a_small_file_that_grew_to_many_chunks_is_cut(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.volume / "grows").write_bytes(b"small")
+    read_files = Directory.read_files
+
+    def grow(
+        self: Directory, entries: Sequence[Entry], buffer: memoryview, monitor: Monitor
+    ) -> list[ReadFile | None]:
+        (bench.volume / "grows").write_bytes(noise(7, 100_000) + bytes(3 << 20))
+        return read_files(self, entries, buffer, monitor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "read_files", grow)
+        first = bench.run()
+    content = bench.entries(first.snapshot_id)[b"grows"].content
+    second = bench.run(parent=False)
+    assert bench.entries(second.snapshot_id)[b"grows"].content == content
+    assert len(content or ()) > 1
+    assert bench.content(second.snapshot_id) == all_content(bench.volume)
