@@ -2,6 +2,8 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -59,7 +61,8 @@ def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(folders, "LISTED_CHUNKS", 2 * LIST_STEP)
-    assembly = Assembly(lambda entries: bytes(32), Monitor())
+    target: Any = SimpleNamespace(store_tree=lambda entries: bytes(32))
+    assembly = Assembly(target, Monitor())
     content = (b"i" * 32,) * (2 * LIST_STEP + 1)
     entry = Entry(
         name=b"f", kind=Kind.FILE, permissions=0, uid=0, gid=0, mtime_ns=0, ctime_ns=0, inode=1,
@@ -70,7 +73,7 @@ def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
         assert not assembly.take(1)
         folder = Folder(None, 0, None, None)
         folder.expect(1)
-        assembly.finish(folder, 0, entry)
+        assembly.finish_many(folder, [(0, entry)])
 
 
 def test_sizes_beyond_a_signed_64_bit_number_do_not_make_a_status_that_is_refused() -> None:

@@ -32,7 +32,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         folder.mkdir()
         for file in range(20):
             (folder / f"f{file}").write_bytes(draw.randbytes(9000))
-    (bench.volume / "large").write_bytes(draw.randbytes(6 << 20))
+    (bench.volume / "large").write_bytes(draw.randbytes(12 << 20))
     return bench
 
 
