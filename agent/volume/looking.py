@@ -5,13 +5,12 @@ The kernel does only what needs no decision. Whatever has a status here is looke
 """
 
 import functools
+import hashlib
 import os
 import stat as mode_bits
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
-
-import xxhash
 
 from agent.entry import Entry, Kind
 from agent.volume import _look
@@ -54,10 +53,14 @@ class Listing:
         return zip(self.names, _FACTS.iter_unpack(self._facts), strict=True)
 
     def digest(self) -> bytes:
-        """Return 16 bytes that tell this listing from any other of this volume."""
-        digest = xxhash.xxh3_128(self._facts)
+        """Return 16 bytes that tell this listing from any other of this volume.
+
+        They are of a SHA-256: names and times are the owner's choice, who could forge anything
+        weaker, and so hide a change.
+        """
+        digest = hashlib.sha256(self._facts)
         digest.update(b"\0".join(self.names))
-        return digest.digest()
+        return digest.digest()[:16]
 
 
 def look(directory: int, names: Sequence[bytes]) -> bytes:
