@@ -31,7 +31,7 @@ class Content:
         self._monitor = monitor
         self._run = run
         self._writing = writing
-        self.window = Window()
+        self.window = Window.first()
         self.pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
 
     def want(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
@@ -43,7 +43,7 @@ class Content:
 
     def fetch(self) -> None:
         """Queue all that the window wants. What the last one wanted is nearly done by then."""
-        window, self.window = self.window, Window()
+        window, self.window = self.window, self.window.next()
         for folder, entries in window.empty.items():
             self.pool.submit(len(entries), self._empty, folder, entries)
         ranges, lost = self._source.plan(window.wanted)

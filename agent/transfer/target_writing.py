@@ -212,18 +212,24 @@ class Batches:
             left = folder.made.make_files(entries, contents)
         except SourceError:  # the directory itself is out of reach: each file says so
             left = list(range(len(entries)))
-        made = set(range(len(entries))).difference(left)
-        size = 0
-        for place in made:
-            size += len(contents[place])
-            if entries[place].size != len(contents[place]):
-                path = join(folder.path, entries[place].name)
-                wrong = _wrong_size(path, entries[place], len(contents[place]))
-                self._monitor.problem(wrong)
-        self._monitor.add(files_new=len(made), bytes_done=size)
-        folder.done(len(made))
+        sizes = list(map(len, contents))
+        for place in left:
+            sizes[place] = 0
+        count = len(entries) - len(left)
+        self._say_wrong_sizes(folder, entries, contents, left)
+        self._monitor.add(files_new=count, bytes_done=sum(sizes))
+        folder.done(count)
         for place in left:
             self._alone(LargeFile(folder, entries[place], len(contents[place]), 1), contents[place])
+
+    def _say_wrong_sizes(
+        self, folder: TargetFolder, entries: list[Entry], contents: list[bytes], left: list[int]
+    ) -> None:
+        """Name files whose snapshot says another size than their content has."""
+        for place, (entry, content) in enumerate(zip(entries, contents, strict=True)):
+            if entry.size != len(content) and place not in left:
+                path = join(folder.path, entry.name)
+                self._monitor.problem(_wrong_size(path, entry, len(content)))
 
     def _alone(self, file: LargeFile, content: bytes) -> None:
         """Create a file that the batch could not, or say why it cannot be."""

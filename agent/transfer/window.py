@@ -11,6 +11,10 @@ from agent.entry import Entry
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_writing import LargeFile, Wanted
 
+FIRST_WINDOW_FILES = 2_048
+"""How many files the first window holds: nothing is fetched before it is full. The next hold twice
+as many each, up to ``WINDOW_FILES``."""
+
 WINDOW_FILES = 32_768
 WINDOW_CHUNKS = 131_072
 """How much one window holds, two of which exist at a time: 0.8 KB a file, 0.2 KB a chunk more."""
@@ -19,16 +23,26 @@ WINDOW_CHUNKS = 131_072
 class Window:
     """Files of one window, by the chunks that they want."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_files: int) -> None:
+        self._most_files = most_files
         self.wanted: Wanted = {}
         self.empty: dict[TargetFolder, list[Entry]] = {}
         self._files = 0
         self._chunks = 0
 
+    @classmethod
+    def first(cls) -> "Window":
+        """Return the empty window that a restore begins with."""
+        return cls(min(FIRST_WINDOW_FILES, WINDOW_FILES))
+
+    def next(self) -> "Window":
+        """Return the empty window that comes after this one."""
+        return Window(min(2 * self._most_files, WINDOW_FILES))
+
     @property
     def full(self) -> bool:
         """Tell whether it has to be fetched before more is added."""
-        return self._files >= WINDOW_FILES or self._chunks >= WINDOW_CHUNKS
+        return self._files >= self._most_files or self._chunks >= WINDOW_CHUNKS
 
     def add_empty(self, folder: TargetFolder, entry: Entry) -> None:
         """Add a file without content."""

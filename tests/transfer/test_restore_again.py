@@ -20,6 +20,7 @@ from agent.storage.faults import Fault, Faulty, failing
 from agent.transfer.restore import RestoreRequest, restore
 from agent.transfer.selection import Selection
 from agent.transfer.survey import preview, verify
+from agent.transfer.window import WINDOW_FILES, Window
 from tests.repository.making import PASSWORD
 from tests.transfer.running import Bench, all_content, noise
 from tests.transfer.test_restore import descriptors, problems
@@ -334,6 +335,19 @@ def test_small_windows_give_the_same_result(
     assert (done.files, done.problems, done.bytes_done) == (FILES, 0, done.bytes_total)
     assert all_content(restores.target) == all_content(restores.bench.volume)
     assert restores.differing() == []
+
+
+def test_windows_grow_from_a_small_one_to_the_bound() -> None:
+    window = Window.first()
+    bounds = []
+    for _ in range(6):
+        files = 0
+        while not window.full:
+            window.add_empty(None, None)  # type: ignore[arg-type]
+            files += 1
+        bounds.append(files)
+        window = window.next()
+    assert bounds == [2048, 4096, 8192, 16384, WINDOW_FILES, WINDOW_FILES]
 
 
 def test_each_range_is_fetched_once_and_little_in_vain(restores: Restores) -> None:
