@@ -1,10 +1,12 @@
 """The backup pipeline: a volume in, a snapshot out.
 
-One thread walks directories in depth-first order and looks each file up in the parent. Files that
-did not change are finished on the spot. The others go in batches to the readers, which cut them
-into chunks; chunks of large files go on to the savers, so that one file keeps all cores busy.
-The repository hashes, compresses, seals, packs and uploads behind ``store_chunk``. Directories
-are stored from the leaves up as their entries finish (``folders.py``).
+One thread walks directories in depth-first order. One whose listing is that of the parent is finished
+with the parent's tree; in the others each file is looked up in the parent, and what did not change is
+finished on the spot. The rest goes in batches to the readers. Small files are read into one buffer and
+stored together; a large one is read into buffers that are cut where they lie and go on to the savers,
+so that one file keeps all cores busy. The repository hashes, compresses, seals, packs and uploads
+behind ``store_chunks``. Directories are stored from the leaves up as their entries finish
+(``folders.py``).
 
 A file that cannot be read is counted, named and left out. Anything else that fails ends the run
 without a snapshot.
@@ -215,6 +217,7 @@ class _Backup:
         earlier: dict[bytes, Entry],
     ) -> None:
         """Finish what needs no reading, and queue the files that do."""
+        self._monitor.add(bytes_total=sum(entry.size for entry in entries))
         finished: list[tuple[int, Entry | None]] = []
         unchanged: list[tuple[int, Entry]] = []
         batch = Batch()
@@ -230,7 +233,7 @@ class _Backup:
                     batch = Batch()
             elif entry.kind is not Kind.DIRECTORY:
                 finished.append((place, entry))
-        self._monitor.add(others=len(finished), bytes_total=sum(entry.size for entry in entries))
+        self._monitor.add(others=len(finished))
         for place in self._reuse(entries, unchanged, finished):
             batch.add(File(place, entries[place], known=True))
             if batch.full:
