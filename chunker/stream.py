@@ -27,7 +27,7 @@ from chunker.rabin import WINDOW_SIZE, Parameters
 
 HISTORY_SIZE = WINDOW_SIZE - 1
 
-ENOUGH_BYTES = 4 << 20
+ENOUGH_BYTES = 2 << 20
 """A buffer that has this much in it, and a chunk, is given away."""
 
 

@@ -45,7 +45,7 @@ SAVERS = 8
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 16 << 20
+CHUNKS_BYTES = 8 << 20
 """Budget of chunks that are cut and not yet packed; these are memory."""
 
 _TOO_LONG = (
