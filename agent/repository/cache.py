@@ -207,6 +207,10 @@ class Cache:
                     unwanted = path.name[0] == "." and path.stat().st_mtime < left_behind
                 if unwanted:
                     path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder is only there once something is remembered
+            for path in self._remembered.iterdir():
+                if path.name[0] == "." and path.stat().st_mtime < left_behind:
+                    path.unlink(missing_ok=True)
         self._make_room(0)
 
     def load_directories(self, snapshot: str) -> bytes:

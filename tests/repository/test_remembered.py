@@ -1,5 +1,6 @@
 """Remembered directories: valid as long as everything that an entry promises holds, void otherwise."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ class TestCache:
             assert cache.load_directories("a") == b""
         path.write_bytes(whole)
         assert cache.load_directories("a") == content([1])
+
+    def test_what_a_crash_left_half_written_is_removed(self, tmp_path: Path) -> None:
+        cache = Cache(CacheDir(tmp_path), "r" * 64)
+        cache.keep_only(set())  # nothing is remembered yet
+        cache.save_directories("a", b"of a", "")
+        left = tmp_path / ("r" * 64) / "directories" / ".b.0123"
+        left.write_bytes(b"half")
+        cache.keep_only(set())
+        assert left.exists()  # somebody may be writing it
+        os.utime(left, (0, 0))
+        cache.keep_only(set())
+        assert not left.exists()
+        assert cache.load_directories("a") == b"of a"
 
     def test_it_counts_for_the_limit(self, tmp_path: Path) -> None:
         cache = Cache(CacheDir(tmp_path, 1), "r" * 64)
