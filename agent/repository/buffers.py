@@ -15,14 +15,21 @@ class Buffers:
         self._lock = threading.Lock()
         self._idle: list[bytearray] = []
 
-    @contextlib.contextmanager
-    def lend(self, size: int) -> Iterator[bytearray]:
-        """Lend a buffer of at least ``size`` bytes with anything in it."""
+    def take(self, size: int) -> bytearray:
+        """Return a buffer of at least ``size`` bytes with anything in it, to give back or to drop."""
         with self._lock:
             buffer = self._idle.pop() if self._idle else bytearray()
-        if len(buffer) < size:
-            buffer = bytearray(size)
-        yield buffer
+        return buffer if len(buffer) >= size else bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Give a buffer back."""
         if len(buffer) <= KEPT_BYTES:
             with self._lock:
                 self._idle.append(buffer)
+
+    @contextlib.contextmanager
+    def lend(self, size: int) -> Iterator[bytearray]:
+        """Lend a buffer for the length of a scope; one that fails drops it."""
+        buffer = self.take(size)
+        yield buffer
+        self.give(buffer)

@@ -198,19 +198,12 @@ class Cache:
 
     def keep_only(self, index_ids: set[str]) -> None:
         """Drop what belongs to index files that are no more, and what a crash left half-written."""
-        left_behind = time.time() - _UNFINISHED_SECONDS
         with contextlib.suppress(OSError):
             for path in self._folder.iterdir():
-                if is_object_name(path.name):
-                    unwanted = path.name not in index_ids
-                else:
-                    unwanted = path.name[0] == "." and path.stat().st_mtime < left_behind
-                if unwanted:
+                if is_object_name(path.name) and path.name not in index_ids:
                     path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the folder is only there once something is remembered
-            for path in self._remembered.iterdir():
-                if path.name[0] == "." and path.stat().st_mtime < left_behind:
-                    path.unlink(missing_ok=True)
+        for folder in (self._folder, self._remembered):
+            _remove_unfinished(folder)
         self._make_room(0)
 
     def load_directories(self, snapshot: str) -> bytes:
@@ -267,6 +260,15 @@ def release(tables: Iterable[Table]) -> None:
         content = table.body.obj
         if isinstance(content, Mapping):
             content.release()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a crash left half-written; what is young may still be somebody's."""
+    left_behind = time.time() - _UNFINISHED_SECONDS
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name[0] == "." and path.stat().st_mtime < left_behind:
+                path.unlink(missing_ok=True)
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:

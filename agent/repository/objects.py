@@ -62,9 +62,16 @@ def _key(folder: Folder, name: str) -> str:
 
 def fresh_iv() -> bytes:
     """Return 16 random bytes that are not all zero."""
-    while not any(iv := secrets.token_bytes(IV_SIZE)):
-        pass
-    return iv
+    return fresh_ivs(1)[0]
+
+
+def fresh_ivs(count: int) -> list[bytes]:
+    """Return IVs of 16 random bytes, none of them all zero."""
+    while True:
+        random = secrets.token_bytes(count * IV_SIZE)
+        ivs = [random[place : place + IV_SIZE] for place in range(0, len(random), IV_SIZE)]
+        if all(map(any, ivs)):
+            return ivs
 
 
 class SealedFile(NamedTuple):

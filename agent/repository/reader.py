@@ -48,8 +48,8 @@ class BlobOpener:
     def open(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
         if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
-            plain = bytearray(blob.content_bytes)
-            if self._kernel.open(sealed, _record(blob.offset, blob), plain) == b"\0":
+            (plain,) = self.open_many(sealed, [blob], blob.offset, bytearray(blob.content_bytes))
+            if plain is not None:
                 return bytes(plain)
         return self._patiently(sealed, blob)
 
@@ -61,7 +61,9 @@ class BlobOpener:
         ``room`` takes all their content; what is returned are views of it, or None for a blob that
         did not open: ``open`` says why.
         """
-        records = b"".join([_record(start, blob) for blob in blobs])
+        records = b"".join(
+            [SEALED.pack(b.offset - start, b.length, b.plain_length, b.id) for b in blobs]
+        )
         statuses = self._kernel.open(data, records, room)
         view = memoryview(room)
         found: list[memoryview | None] = []
@@ -83,10 +85,6 @@ class BlobOpener:
         if hashlib.sha256(plain).digest() != blob.id:
             raise DamagedBlob(f"{_named(blob)} is damaged: its content does not match its id")
         return plain
-
-
-def _record(start: int, blob: PackedBlob) -> bytes:
-    return SEALED.pack(blob.offset - start, blob.length, blob.plain_length, blob.id)
 
 
 def _named(blob: PackedBlob) -> str:

@@ -4,7 +4,6 @@ The plaintext's XXH3 is taken beside its SHA-256, and must come out again when t
 are opened. Bad memory and bugs of ours end here, not in a restore (restic-lessons.md section 5).
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -12,9 +11,10 @@ import msgspec
 from agent.config import Compression
 from agent.errors import DamagedBlob
 from agent.repository.buffers import Buffers
-from agent.repository.crypto import IV_SIZE, OVERHEAD, Buffer, Key
+from agent.repository.crypto import OVERHEAD, Buffer, Key
 from agent.repository.identity import ID_SIZE, BlobId, BlobType
 from agent.repository.kernel import BlobKernel, blob_kernel
+from agent.repository.objects import fresh_ivs
 from agent.repository.plainkernel import PLAIN, SPAN, STORED, PlainKernel
 
 LEVELS: dict[Compression, tuple[int, int]] = {
@@ -86,7 +86,7 @@ class Sealer:
     def _sealed(
         self, type: BlobType, data: Buffer, hashed: Hashed, places: Sequence[int], out: memoryview
     ) -> list[Sealed]:
-        ivs = _fresh_ivs(len(places))
+        ivs = fresh_ivs(len(places))
         blobs = b"".join(
             [
                 PLAIN.pack(*hashed.spans[place], hashed.seals[place], iv)
@@ -122,15 +122,6 @@ def _steps(spans: Sequence[Span], places: Sequence[int]) -> Iterator[list[int]]:
 def _room(size: int, count: int) -> int:
     """Return what blobs take at most: zstd may make a tree larger, by 1/256 and a little."""
     return size + (size >> 8) + count * (OVERHEAD + 128)
-
-
-def _fresh_ivs(count: int) -> list[bytes]:
-    """Return IVs of 16 random bytes, none of them all zero."""
-    while True:
-        random = secrets.token_bytes(count * IV_SIZE)
-        ivs = [random[place : place + IV_SIZE] for place in range(0, len(random), IV_SIZE)]
-        if all(map(any, ivs)):
-            return ivs
 
 
 def _corrupt(first: BlobId, status: int) -> DamagedBlob:

@@ -13,6 +13,8 @@ without a snapshot.
 """
 
 import dataclasses
+import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -24,10 +26,11 @@ from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError, VolumeError
 from agent.monitor import Monitor
+from agent.repository.buffers import Buffers
 from agent.repository.contract import BackupTarget
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
-from agent.transfer.pieces import BATCH_BYTES, Batch, Buffers, File, Ids, Seen
+from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen, batched
 from agent.transfer.pool import Pool
 from agent.volume.directory import Directory
 from agent.volume.exclude import Exclude
@@ -97,7 +100,8 @@ class _Backup:
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
-        self._buffers = Buffers(max(target.chunking.max_size, BATCH_BYTES + SMALL_BYTES))
+        self._buffers = Buffers()
+        self._buffer_bytes = max(target.chunking.max_size, BATCH_BYTES + SMALL_BYTES)
 
     def close(self) -> None:
         """End all threads; readers first, since they feed the savers."""
@@ -220,26 +224,18 @@ class _Backup:
         self._monitor.add(bytes_total=sum(entry.size for entry in entries))
         finished: list[tuple[int, Entry | None]] = []
         unchanged: list[tuple[int, Entry]] = []
-        batch = Batch()
+        changed: list[File] = []
         for place, entry in enumerate(entries):
             if entry.kind is Kind.FILE:
                 before = earlier.get(entry.name)
                 if before is not None and entry.unchanged_since(before):
                     unchanged.append((place, before))
-                    continue
-                batch.add(File(place, entry, before is not None))
-                if batch.full:
-                    self._queue(folder, directory, batch)
-                    batch = Batch()
+                else:
+                    changed.append(File(place, entry, before is not None))
             elif entry.kind is not Kind.DIRECTORY:
                 finished.append((place, entry))
         self._monitor.add(others=len(finished))
-        for place in self._reuse(entries, unchanged, finished):
-            batch.add(File(place, entries[place], known=True))
-            if batch.full:
-                self._queue(folder, directory, batch)
-                batch = Batch()
-        if batch.files:
+        for batch in batched(itertools.chain(changed, self._reuse(entries, unchanged, finished))):
             self._queue(folder, directory, batch)
         self._assembly.finish_many(folder, finished)
 
@@ -248,17 +244,15 @@ class _Backup:
         entries: Sequence[Entry],
         unchanged: Sequence[tuple[int, Entry]],
         finished: list[tuple[int, Entry | None]],
-    ) -> Iterator[int]:
-        """Finish files with the content of their parents; yield the places of those that have to be read."""
+    ) -> Iterator[File]:
+        """Finish files with the content of their parents; yield those that have to be read."""
         contents = [before.content or () for _, before in unchanged]
         all_there = self._target.has_content([id for content in contents for id in content])
         count = size = 0
         for (place, before), content in zip(unchanged, contents, strict=True):
-            if not (all_there or self._target.has_content(content)):
-                yield place
-                continue
-            if not self._assembly.take(accounted(content)):
-                yield place
+            there = all_there or self._target.has_content(content)
+            if not (there and self._assembly.take(accounted(content))):
+                yield File(place, entries[place], known=True)
                 continue
             entry = replace(entries[place], content=content, xattrs=before.xattrs)
             finished.append((place, self._links.settle(entry)))
@@ -293,7 +287,7 @@ class _Backup:
         self, folder: Folder, directory: Directory, files: Sequence[File]
     ) -> list[File]:
         """Read files of one chunk each, and store them in one go; return those left to ``_read``."""
-        with self._buffers.lent() as buffer:
+        with self._buffers.lend(self._buffer_bytes) as buffer:
             with memoryview(buffer) as view:
                 read = directory.read_files([file.entry for file in files], view, self._monitor)
             # one that has grown since it was listed may be more than one chunk
@@ -326,7 +320,8 @@ class _Backup:
     def _read(self, directory: Directory, file: File) -> Entry | None:
         """Read one file; return its finished entry, or None after counting the problem."""
         seen = Seen(self._monitor)
-        stream = ChunkStream(self._target.chunking, self._buffers.take)
+        take = functools.partial(self._buffers.take, self._buffer_bytes)
+        stream = ChunkStream(self._target.chunking, take)
         try:
             with directory.open_file(file.entry, self._monitor) as reader:
                 content = self._content(reader, stream, seen)

@@ -1,11 +1,10 @@
-"""What a backup holds of files on their way: batches of them, the buffers they are read into, the ids
-of their chunks while some are still being stored, and the bytes that went by.
+"""What a backup holds of files on their way: batches of them, the ids of their chunks while some are
+still being stored, and the bytes that went by.
 """
 
 import collections
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 from agent.entry import Entry
@@ -90,30 +89,13 @@ class Batch:
         return len(self.files) >= BATCH_FILES or self._bytes >= BATCH_BYTES
 
 
-class Buffers:
-    """Buffers that each hold the largest chunk; there are as many as are ever used at once.
-
-    Fresh memory is only touched as far as it is filled, and costs as much as hashing that.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._idle: collections.deque[bytearray] = collections.deque()
-
-    def take(self) -> bytearray:
-        """Return a buffer; it is the caller's to give back or to drop."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return bytearray(self._size)
-
-    def give(self, buffer: bytearray) -> None:
-        """Give a buffer back."""
-        self._idle.append(buffer)
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[bytearray]:
-        """Hold a buffer for the length of a scope."""
-        buffer = self.take()
-        yield buffer
-        self.give(buffer)
+def batched(files: Iterable[File]) -> Iterator[Batch]:
+    """Divide files into batches, each as soon as it is full."""
+    batch = Batch()
+    for file in files:
+        batch.add(file)
+        if batch.full:
+            yield batch
+            batch = Batch()
+    if batch.files:
+        yield batch
