@@ -62,6 +62,10 @@ class BackupTarget(Protocol):
         """Make everything durable, then the snapshot; return its id in hexadecimal."""
 
 
+Chunks = Sequence[tuple[bytes, Buffer | DamagedBlob]]
+"""Ids of chunks with their content, or with the reason why it is lost."""
+
+
 class Range(Protocol):
     """Some chunks that lie together, and are read in one request."""
 
@@ -80,10 +84,10 @@ class Range(Protocol):
     def fetch(self) -> bytes:
         """Read the range as it is stored."""
 
-    def chunks(self, fetched: bytes) -> Iterator[tuple[bytes, Buffer | DamagedBlob]]:
-        """Yield each chunk's id and content, verified, or why it cannot be had from anywhere.
+    def groups(self, fetched: bytes) -> Iterator[Chunks]:
+        """Yield the chunks, some at a time, verified, or why one cannot be had from anywhere.
 
-        The content is good until the next chunk is asked for.
+        The content is good until the next group is asked for. A group is 2 MiB, or one chunk.
         """
 
 

@@ -2,7 +2,8 @@
 
 The rule guarded here: whoever holds a ``HeldLock`` calls ``check`` before each write. If the lock
 could not be refreshed for 22.5 minutes, or somebody removed it, others may act as if we were dead,
-so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16). Before
+so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16). A lock
+that was only begun settles in the first ``check``, so that what is read first costs no wait. Before
 what makes packs count, an index or the snapshot, it is ``prove``: a young lock, since one write
 may take as long as its retries do, and others take a lock of 30 minutes for left behind.
 """
@@ -95,28 +96,61 @@ class HeldLock:
         self._name = ""
         self._proven_at = 0.0
         self._lost = ""
+        self._settles_at = 0.0
+        self._cancel = CancelToken()
+        self._settled = False
+        self._settling = threading.Lock()
         self._leftovers: list[str] = []  # names of ours that may still be there
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._ending = CancelToken()
-        self._thread = threading.Thread(target=self._keep, name="lock-refresh", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def exclusive(self) -> bool:
         """Tell whether nobody else may hold any lock meanwhile."""
         return self._exclusive
 
-    def acquire(self, cancel: CancelToken) -> None:
-        """Take the lock once; raise ``RepositoryLocked`` naming who forbids it."""
+    def begin(self, cancel: CancelToken) -> None:
+        """Write the lock; raise ``RepositoryLocked`` naming who forbids it.
+
+        Until it has settled it is a promise: work that only reads may begin.
+        """
         self._refuse_conflicts(self._others(cancel))
         try:
             self._write(cancel)
-            self._clock.pause(cancel, SETTLE_SECONDS)
-            self._refuse_conflicts(self._others(cancel))
         except BaseException:
             self._remove_all()
             raise
+        self._settles_at = self._clock.running_seconds() + SETTLE_SECONDS
+        self._cancel = cancel
+        self._lost = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._keep, args=[self._stop], name="lock-refresh", daemon=True
+        )
         self._thread.start()
+
+    def settle(self) -> None:
+        """Look again for somebody who locked at the same moment, once; raise ``RepositoryLocked``."""
+        with self._settling:
+            if self._settled or self._lost:
+                return
+            try:
+                left = self._settles_at - self._clock.running_seconds()
+                self._clock.pause(self._cancel, max(0.0, left))
+                self._refuse_conflicts(self._others(self._cancel))
+            except BaseException as error:
+                self._lost = f"it was given up: {error}"
+                self._stop.set()
+                self._remove_all()
+                raise
+            self._settled = True
+
+    def acquire(self, cancel: CancelToken) -> None:
+        """Take the lock once and have it settled; raise ``RepositoryLocked``."""
+        self.begin(cancel)
+        self.settle()
 
     def acquire_within(self, seconds: float, cancel: CancelToken) -> None:
         """Take the lock, trying again for up to ``seconds`` while others forbid it."""
@@ -135,7 +169,12 @@ class HeldLock:
                 attempt += 1
 
     def check(self) -> None:
-        """Raise ``LockLost`` unless the lock is known to stand; call it before each write."""
+        """Raise ``LockLost`` unless the lock is known to stand; call it before each write.
+
+        Raises ``RepositoryLocked`` if it was only begun and does not settle.
+        """
+        if not self._settled:
+            self.settle()
         if not self._lost and self._age() > LOST_AFTER_SECONDS:
             self._lost = "it could not be refreshed for 22.5 minutes"
         if self._lost:
@@ -148,7 +187,7 @@ class HeldLock:
         """Give the lock back; a storage that does not answer only leaves a stale lock behind."""
         self._stop.set()
         self._ending.cancel("the lock is given back")
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
         self._remove_all()
 
@@ -235,13 +274,13 @@ class HeldLock:
                 self._clock.pause(cancel, seconds)
         raise AssertionError("unreachable")
 
-    def _keep(self) -> None:
+    def _keep(self, stop: threading.Event) -> None:
         wait = float(REFRESH_SECONDS)
-        while not self._clock.wait(self._stop, wait):
+        while not self._clock.wait(stop, wait):
             try:
                 self.refresh()
                 wait = float(REFRESH_SECONDS)
-            except LockLost as error:
+            except (LockLost, RepositoryLocked) as error:
                 log.error("%s", error)
                 return
             except Canceled:

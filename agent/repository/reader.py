@@ -14,6 +14,7 @@ from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
 from agent.errors import DamagedBlob, MalformedData, ObjectMissing, StorageError
 from agent.repository.buffers import Buffers
+from agent.repository.contract import Chunks
 from agent.repository.crypto import Key
 from agent.repository.fetching import Fetch
 from agent.repository.identity import BlobId, BlobType, PackId
@@ -157,20 +158,22 @@ class BlobReader:
                 raise
             return b""
 
-    def opened(self, fetch: Fetch, fetched: bytes) -> Iterator[tuple[BlobId, Buffer | DamagedBlob]]:
-        """Yield each wanted blob of a range, verified, in stored order; good until the next.
+    def opened(self, fetch: Fetch, fetched: bytes) -> Iterator[Chunks]:
+        """Yield the wanted blobs of a range in groups, verified, in stored order; good until the next.
 
         A blob that does not open is looked for once more, in every pack that holds it; its
         ``DamagedBlob`` is yielded in its place if none has it intact. Raises ``StorageError``.
         """
         for blobs, size in _together(fetch.blobs):
             if size > ONE_STEP_BYTES or fetch.length > len(fetched):
-                yield from ((blob.id, self._alone(fetch, fetched, blob)) for blob in blobs)
+                yield from ([(blob.id, self._alone(fetch, fetched, blob))] for blob in blobs)
                 continue
             with self._buffers.lend(size) as room:
                 opened = self._opener.open_many(fetched, blobs, fetch.offset, room)
-                for blob, plain in zip(blobs, opened, strict=True):
-                    yield blob.id, self._alone(fetch, fetched, blob) if plain is None else plain
+                yield [
+                    (blob.id, self._alone(fetch, fetched, blob) if plain is None else plain)
+                    for blob, plain in zip(blobs, opened, strict=True)
+                ]
 
     def _alone(self, fetch: Fetch, fetched: Buffer, blob: PackedBlob) -> bytes | DamagedBlob:
         start = blob.offset - fetch.offset

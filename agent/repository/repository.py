@@ -20,7 +20,7 @@ from agent.errors import (
 )
 from agent.monitor import Monitor
 from agent.repository.cache import Cache
-from agent.repository.contract import Range
+from agent.repository.contract import Chunks, Range
 from agent.repository.fetching import Fetch, plan_fetches
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import decode_index
@@ -35,7 +35,6 @@ from agent.repository.remembered import Directories
 from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
 from agent.repository.writer import Session, WriteOptions, Writer
-from agent.storage.contract import Buffer
 from chunker import MIN_SIZE
 
 ZEROS = bytes(MIN_SIZE)
@@ -110,7 +109,7 @@ class _PlannedRange:
         """Read the range."""
         return self._blobs.fetch(self._fetch)
 
-    def chunks(self, fetched: bytes) -> Iterator[tuple[BlobId, Buffer | DamagedBlob]]:
+    def groups(self, fetched: bytes) -> Iterator[Chunks]:
         """Open what was fetched."""
         return self._blobs.opened(self._fetch, fetched)
 
@@ -214,11 +213,19 @@ class Repository:
 
     @contextlib.contextmanager
     def locked(
-        self, *, exclusive: bool, wait_seconds: float = 0, cancel: CancelToken = NEVER
+        self,
+        *,
+        exclusive: bool,
+        wait_seconds: float = 0,
+        cancel: CancelToken = NEVER,
+        begun: bool = False,
     ) -> Iterator[HeldLock]:
-        """Hold a lock for the length of a scope."""
+        """Hold a lock for the length of a scope; it has settled, unless ``begun`` is enough."""
         lock = HeldLock(self.objects, exclusive)
-        lock.acquire_within(wait_seconds, cancel)
+        if begun and not wait_seconds:
+            lock.begin(cancel)
+        else:
+            lock.acquire_within(wait_seconds, cancel)
         try:
             yield lock
         finally:

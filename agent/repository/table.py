@@ -28,6 +28,7 @@ from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob, entry_bytes
 
 _ROW = struct.Struct("<32sIIII")
+_PLACE = struct.Struct("<IIII")
 _START_SIZE, _HINT_SIZE, _PLACE_SIZE = 4, 4, 16
 _ROWS_AT_A_TIME = 4096
 _TWO_BYTES_FROM = 65_536
@@ -155,11 +156,19 @@ class Table:
     def find_many(self, ids: Collection[bytes]) -> dict[bytes, Found]:
         """Return one place of each of many blobs; those that are not here are left out."""
         positions = memoryview(_table.positions(self.body, self._count, b"".join(ids))).cast("q")
-        return {
-            id: self.at(position)
-            for id, position in zip(ids, positions, strict=True)
-            if position >= 0
-        }
+        packs = [self.pack(number) for number in range(self.pack_count)]
+        first, body, type, fields = (
+            columns(self._count)[3],
+            self.body,
+            self.type,
+            _PLACE.unpack_from,
+        )
+        found = {}
+        for id, position in zip(ids, positions, strict=True):
+            if position >= 0:
+                number, *place = fields(body, first + position * _PLACE_SIZE)
+                found[id] = Found(packs[number], PackedBlob(type, BlobId(id), *place))
+        return found
 
     def fields(self, position: int) -> tuple[bytes, int, int, int, int]:
         """Return a record: blob id, number of its pack, offset, length, plain length."""

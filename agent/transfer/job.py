@@ -77,7 +77,7 @@ def run_backup(
     with (
         Volume.open(request.path) as volume,
         repository.locked(
-            exclusive=False, wait_seconds=request.lock_wait_seconds, cancel=cancel
+            exclusive=False, wait_seconds=request.lock_wait_seconds, cancel=cancel, begun=True
         ) as lock,
     ):
         # snapshots before the index: what they name is then in the index that is read next

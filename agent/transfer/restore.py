@@ -31,10 +31,14 @@ from agent.transfer.target_existing import Differing, compare, placed, reuse
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_links import TargetLinks
 from agent.transfer.target_writing import LargeFile, Writing
-from agent.volume.creation import is_small
 from agent.volume.descriptors import MAX_PATH_BYTES, join
 from agent.volume.target_file import Place
 from agent.volume.writer import TargetTree
+
+STEP_FILES = 1_024
+"""After how many files of a directory the window's bounds are looked at."""
+
+_DIRECTORY = Kind.DIRECTORY
 
 COMPARED_BYTES = 8 << 20
 """What comparing one file weighs at most: it is read chunk by chunk."""
@@ -100,7 +104,7 @@ class _Restore:
 
     def close(self) -> None:
         """End the threads."""
-        self._content.pool.close()
+        self._content.close()
 
     def all(self, root: TargetFolder) -> None:
         """Restore everything."""
@@ -150,36 +154,36 @@ class _Restore:
         except (DamagedBlob, MalformedData) as error:
             self._writing.lost(folder.path, error)
             return
-        here = [entry for entry in entries if self._is_wanted_here(folder, entry)]
+        here = self._wanted_here(folder, entries)
         try:
-            present = self._present(folder, entries) if here or folder.wanted else frozenset()
+            present = self._present(folder, entries, here) if here or folder.wanted else frozenset()
         except SourceError as error:
             self._monitor.problem(error)
             return
         self._monitor.add(bytes_total=sum(entry.size for entry in here))
-        differing = self._compared(folder, here, present)
+        differing = self._compared(folder, here, present) if present else {}
         folder.expect(len(here))
-        for entry in here:
+        for place in range(0, len(here), STEP_FILES):
             self._run.check()
-            self._make(folder, entry, differing.get(entry.name))
-            if self._content.window.full:
-                self._content.fetch()
-        below = [entry for entry in entries if entry.kind is Kind.DIRECTORY]
+            self._make_all(folder, here[place : place + STEP_FILES], differing)
+        below = [entry for entry in entries if entry.kind is _DIRECTORY]
         del entries, here, present, differing
         for entry in below:
             child = self._enter(folder, entry)
             if child is not None:
                 yield child, entry.subtree or b""
 
-    def _is_wanted_here(self, folder: TargetFolder, entry: Entry) -> bool:
-        """Tell whether an entry that is no directory is to be restored."""
-        if entry.kind is Kind.DIRECTORY:
-            return False
-        return self._selection.everything or self._selection.wants(
-            join(folder.path, entry.name), False
-        )
+    def _wanted_here(self, folder: TargetFolder, entries: list[Entry]) -> list[Entry]:
+        """Return the entries that are no directories and are to be restored."""
+        here = [entry for entry in entries if entry.kind is not _DIRECTORY]
+        if self._selection.everything:
+            return here
+        wants = self._selection.wants
+        return [entry for entry in here if wants(join(folder.path, entry.name), False)]
 
-    def _present(self, folder: TargetFolder, entries: list[Entry]) -> frozenset[bytes]:
+    def _present(
+        self, folder: TargetFolder, entries: list[Entry], here: list[Entry]
+    ) -> frozenset[bytes]:
         """Return which names are there already, after removing those that are not to stay."""
         if folder.directory.fresh:
             return frozenset()
@@ -190,8 +194,8 @@ class _Restore:
                 path = join(folder.path, name)
                 if wants(path, True) and wants(path, False):
                     self._remove(folder, name)
-            for entry in entries:
-                if entry.name in present and self._is_wanted_here(folder, entry):
+            for entry in here:
+                if entry.name in present:
                     self._clear_directory(folder, entry)
         return present
 
@@ -264,6 +268,20 @@ class _Restore:
             return None
         return child
 
+    def _make_all(
+        self, folder: TargetFolder, entries: list[Entry], differing: dict[bytes, Differing]
+    ) -> None:
+        """Make entries that are no directories: small new files together, the others one by one."""
+        kept = [entry for entry in entries if entry.name in differing] if differing else []
+        new = [entry for entry in entries if entry.name not in differing] if kept else entries
+        for entry in kept + self._content.window.add_small(folder, new):
+            self._run.check()
+            self._make(folder, entry, differing.get(entry.name))
+            if self._content.window.full:
+                self._content.fetch()
+        if self._content.window.full:
+            self._content.fetch()
+
     def _make(self, folder: TargetFolder, entry: Entry, differing: Differing | None) -> None:
         """Make one entry that is no directory, or see to it that it will be; it is expected."""
         if entry.kind is Kind.FILE:
@@ -291,11 +309,7 @@ class _Restore:
         content = entry.content or ()
         if differing is not None and self._kept(folder, entry, differing):
             return
-        if is_small(entry) and len(content) < 2:
-            if content:
-                self._content.window.add_small(folder, entry, content[0])
-            else:
-                self._content.window.add_empty(folder, entry)
+        if not self._content.window.add_small(folder, [entry]):
             return
         try:
             wants = placed(self._source, content)

@@ -1,7 +1,6 @@
 """Files of a target while their content arrives, chunk by chunk and in any order.
 
-A small file is one chunk: it is kept until there is a batch of them for its directory, which is
-created in one go. Any other file is created when its first chunk arrives and finished by the thread
+A small file is one chunk: those of a directory that arrive together are created in one go. Any other file is created when its first chunk arrives and finished by the thread
 that brings its last one. A file that cannot be written, or whose content is lost, is removed again:
 nothing is left that looks complete and is not.
 """
@@ -16,9 +15,6 @@ from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_links import TargetLinks
 from agent.volume.descriptors import join
 from agent.volume.target_file import TargetFile
-
-BATCH_BYTES = 4 << 20
-"""How much content of small files one thread keeps before it writes them."""
 
 
 class LargeFile:
@@ -181,49 +177,49 @@ def _wrong_size(path: bytes, entry: Entry, size: int) -> SourceError:
 
 
 class Batches:
-    """Small files that have arrived and are not created yet; one thread's own."""
+    """Small files that have arrived and are not created yet; one thread's own.
+
+    Their content is only lent: ``flush`` before it is good no more.
+    """
 
     def __init__(self, writing: Writing, monitor: Monitor) -> None:
         self._writing = writing
         self._monitor = monitor
-        self._files: dict[TargetFolder, tuple[list[Entry], list[bytes]]] = {}
-        self._bytes = 0
+        self._files: dict[TargetFolder, tuple[list[Entry], list[Buffer]]] = {}
 
-    def add(self, folder: TargetFolder, entry: Entry, content: bytes) -> None:
-        """Take one file, and create what is there when it is enough."""
+    def add(self, folder: TargetFolder, entry: Entry, content: Buffer) -> None:
+        """Take one file."""
         files = self._files.get(folder)
         if files is None:
             files = self._files[folder] = ([], [])
         files[0].append(entry)
         files[1].append(content)
-        self._bytes += len(content)
-        if self._bytes >= BATCH_BYTES:
-            self.flush()
 
     def flush(self) -> None:
         """Create all files that were taken."""
-        files, self._files, self._bytes = self._files, {}, 0
+        files, self._files = self._files, {}
         for folder, (entries, contents) in files.items():
             self.create(folder, entries, contents)
 
-    def create(self, folder: TargetFolder, entries: list[Entry], contents: list[bytes]) -> None:
+    def create(self, folder: TargetFolder, entries: list[Entry], contents: list[Buffer]) -> None:
         """Create small files of one directory, and account for them."""
         try:
             left = folder.made.make_files(entries, contents)
         except SourceError:  # the directory itself is out of reach: each file says so
             left = list(range(len(entries)))
         sizes = list(map(len, contents))
+        if sizes != [entry.size for entry in entries]:
+            self._say_wrong_sizes(folder, entries, contents, left)
         for place in left:
             sizes[place] = 0
         count = len(entries) - len(left)
-        self._say_wrong_sizes(folder, entries, contents, left)
         self._monitor.add(files_new=count, bytes_done=sum(sizes))
         folder.done(count)
         for place in left:
             self._alone(LargeFile(folder, entries[place], len(contents[place]), 1), contents[place])
 
     def _say_wrong_sizes(
-        self, folder: TargetFolder, entries: list[Entry], contents: list[bytes], left: list[int]
+        self, folder: TargetFolder, entries: list[Entry], contents: list[Buffer], left: list[int]
     ) -> None:
         """Name files whose snapshot says another size than their content has."""
         for place, (entry, content) in enumerate(zip(entries, contents, strict=True)):
@@ -231,7 +227,7 @@ class Batches:
                 path = join(folder.path, entry.name)
                 self._monitor.problem(_wrong_size(path, entry, len(content)))
 
-    def _alone(self, file: LargeFile, content: bytes) -> None:
+    def _alone(self, file: LargeFile, content: Buffer) -> None:
         """Create a file that the batch could not, or say why it cannot be."""
         file.write(0, content)
         self._monitor.add(bytes_done=len(content))

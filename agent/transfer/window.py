@@ -7,9 +7,12 @@ wherever it belongs. A window has bounds, so that the memory for it has: chunks 
 share are fetched twice.
 """
 
+from collections.abc import Iterable
+
 from agent.entry import Entry
 from agent.transfer.target_folders import TargetFolder
 from agent.transfer.target_writing import LargeFile, Wanted
+from agent.volume.creation import is_small
 
 FIRST_WINDOW_FILES = 2_048
 """How many files the first window holds: nothing is fetched before it is full. The next hold twice
@@ -44,19 +47,25 @@ class Window:
         """Tell whether it has to be fetched before more is added."""
         return self._files >= self._most_files or self._chunks >= WINDOW_CHUNKS
 
-    def add_empty(self, folder: TargetFolder, entry: Entry) -> None:
-        """Add a file without content."""
-        self.empty.setdefault(folder, []).append(entry)
-        self._files += 1
-
-    def add_small(self, folder: TargetFolder, entry: Entry, id: bytes) -> None:
-        """Add a file that is one chunk."""
-        takers = self.wanted.get(id)
-        if takers is None:
-            self.wanted[id] = [(folder, entry)]
-        else:
-            takers.append((folder, entry))
-        self._files += 1
+    def add_small(self, folder: TargetFolder, entries: Iterable[Entry]) -> list[Entry]:
+        """Add those entries that are small files of one chunk or of none; return the others."""
+        wanted = self.wanted
+        others, empty = [], []
+        for entry in entries:
+            content = entry.content
+            if content is None or len(content) > 1 or not is_small(entry):
+                others.append(entry)
+                continue
+            self._files += 1
+            if not content:
+                empty.append(entry)
+            elif (takers := wanted.get(content[0])) is None:
+                wanted[content[0]] = [(folder, entry)]
+            else:
+                takers.append((folder, entry))
+        if empty:
+            self.empty.setdefault(folder, []).extend(empty)
+        return others
 
     def add_large(self, file: LargeFile, chunks: list[tuple[int, bytes]]) -> None:
         """Add a file with the chunks that it wants, each with its offset."""

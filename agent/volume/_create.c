@@ -32,6 +32,7 @@ typedef struct {
     Py_ssize_t name_size;
     const char *content;
     Py_ssize_t size;
+    Py_buffer held; /* what content points into */
 } file_t;
 
 /* What the machine puts on every file by itself, and a restore leaves alone. */
@@ -135,23 +136,31 @@ static int create_one(int directory, const file_t *file, const facts_t *facts, o
     return status;
 }
 
-static int collect(PyObject *names, PyObject *contents, file_t *files, Py_ssize_t count)
+/* Point at names and contents; return how many could be, all of which are to be let go. */
+static Py_ssize_t collect(PyObject *names, PyObject *contents, file_t *files, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
-        char *name, *content;
+        char *name;
         if (PyBytes_AsStringAndSize(PyTuple_GetItem(names, i), &name, &files[i].name_size) < 0 ||
-            PyBytes_AsStringAndSize(PyTuple_GetItem(contents, i), &content, &files[i].size) < 0)
-            return -1;
+            PyObject_GetBuffer(PyTuple_GetItem(contents, i), &files[i].held, PyBUF_SIMPLE) < 0)
+            return i;
         files[i].name = name;
-        files[i].content = content;
+        files[i].content = files[i].held.buf;
+        files[i].size = files[i].held.len;
     }
-    return 0;
+    return count;
+}
+
+static void let_go(file_t *files, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        PyBuffer_Release(&files[i].held);
 }
 
 PyDoc_STRVAR(create_files_doc,
 "create_files(directory, names, contents, facts) -> bytes\n\n"
 "Create files in the open directory; return one status byte for each, 0 for done.\n\n"
-"names and contents are tuples of bytes of one length; facts is that many packed records.");
+"names is a tuple of bytes, contents one of buffers; facts is as many packed records.");
 
 static PyObject *create_files(PyObject *self, PyObject *args)
 {
@@ -172,7 +181,9 @@ static PyObject *create_files(PyObject *self, PyObject *args)
     }
     PyObject *result = PyBytes_FromStringAndSize(NULL, count);
     file_t *files = PyMem_Malloc((size_t)(count ? count : 1) * sizeof(file_t));
-    if (result == NULL || files == NULL || collect(names, contents, files, count) < 0) {
+    Py_ssize_t held = 0;
+    if (result == NULL || files == NULL || (held = collect(names, contents, files, count)) < count) {
+        let_go(files, held);
         PyMem_Free(files);
         Py_XDECREF(result);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
@@ -187,6 +198,7 @@ static PyObject *create_files(PyObject *self, PyObject *args)
         statuses[i] = (unsigned char)create_one(directory, &files[i], &facts, &owner);
     }
     Py_END_ALLOW_THREADS
+    let_go(files, count);
     PyMem_Free(files);
     return result;
 }

@@ -1,3 +1,7 @@
 def create_files(
-    directory: int, names: tuple[bytes, ...], contents: tuple[bytes, ...], facts: bytes, /
+    directory: int,
+    names: tuple[bytes, ...],
+    contents: tuple[bytes | bytearray | memoryview, ...],
+    facts: bytes,
+    /,
 ) -> bytes: ...

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Sequence
 
 from agent.entry import Entry
+from agent.storage.contract import Buffer
 from agent.volume._create import create_files
 
 SMALL_BYTES = 64 << 10
@@ -23,7 +24,7 @@ def is_small(entry: Entry) -> bool:
     )
 
 
-def create_batch(directory: int, entries: Sequence[Entry], contents: Sequence[bytes]) -> list[int]:
+def create_batch(directory: int, entries: Sequence[Entry], contents: Sequence[Buffer]) -> list[int]:
     """Create small files with their metadata in an open directory.
 
     Returns the places of those that were not made as wanted: each has to be made anew, by whoever

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from agent.entry import Entry
 from agent.errors import SourceError, VolumeError
+from agent.storage.contract import Buffer
 from agent.volume.creation import create_batch
 from agent.volume.descriptors import (
     DIRECTORY,
@@ -217,7 +218,7 @@ class TargetDirectory(Held):
             )
         return TargetFile(descriptor, path, self)
 
-    def make_files(self, entries: Sequence[Entry], contents: Sequence[bytes]) -> list[int]:
+    def make_files(self, entries: Sequence[Entry], contents: Sequence[Buffer]) -> list[int]:
         """Make small files with content and metadata, all that can be made without a decision.
 
         Returns the places of the others: ``make_file`` makes them, or says why not.

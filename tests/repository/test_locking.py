@@ -102,6 +102,52 @@ def test_of_two_that_write_at_the_same_moment_neither_goes_on(
     assert keys(storage, "locks") == [f"locks/{rival[0]}"]
 
 
+def test_a_lock_that_was_begun_settles_before_the_first_write(
+    storage: MemoryStorage, repository: Repository, clock: HandClock
+) -> None:
+    rival: list[str] = []
+    clock.meanwhile = lambda: rival.append(foreign(repository, clock, exclusive=True))
+    lock = HeldLock(repository.objects, exclusive=False, clock=clock)
+    lock.begin(NEVER)
+    assert not clock.pauses
+    with pytest.raises(RepositoryLocked, match="other"):
+        lock.check()
+    assert clock.pauses == [locking.SETTLE_SECONDS]
+    with pytest.raises(LockLost, match="given up"):
+        lock.check()
+    lock.release()
+    assert keys(storage, "locks") == [f"locks/{rival[0]}"]
+
+
+def test_a_lock_that_was_begun_long_ago_settles_without_waiting(
+    repository: Repository, clock: HandClock
+) -> None:
+    lock = HeldLock(repository.objects, exclusive=False, clock=clock)
+    lock.begin(NEVER)
+    clock.seconds += 1
+    lock.check()
+    lock.check()
+    lock.release()
+    assert clock.pauses == [0.0]
+
+
+def test_a_backup_beside_a_lock_of_the_same_moment_writes_nothing(
+    storage: MemoryStorage, repository: Repository, clock: HandClock
+) -> None:
+
+    def write(lock: HeldLock) -> None:
+        with repository.writing(lock, Monitor(), NEVER) as writer:
+            store_chunk(writer, b"content")
+            writer.finish(Snapshot(time_ns=0, tree=bytes(32)))
+
+    with repository.locked(exclusive=False, begun=True) as lock:
+        foreign(repository, clock, exclusive=True)
+        with pytest.raises((RepositoryLocked, LockLost)):
+            write(lock)
+    for folder in ("data", "index", "snapshots"):
+        assert keys(storage, folder) == []
+
+
 def test_waiting_for_a_lock_ends_when_it_is_given_back(
     storage: MemoryStorage, repository: Repository, clock: HandClock
 ) -> None:
@@ -261,6 +307,7 @@ def test_the_refresher_ends_when_the_lock_is_lost(
     down = Fault("put", failing(Unreachable("down")), key="locks/*", nth=2, times=1000)
     lock = HeldLock(faulty(repository, down), exclusive=False, clock=clock)
     lock.acquire(NEVER)
+    assert lock._thread is not None
     lock._thread.join(10)
     assert not lock._thread.is_alive()
     with pytest.raises(LockLost):

@@ -12,6 +12,7 @@ from agent.cancel import CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import Canceled, DamagedBlob
 from agent.monitor import Monitor
+from agent.repository.contract import Chunks
 from agent.transfer.restore import RestoreRequest, restore
 from agent.transfer.selection import Selection
 from agent.transfer.target_folders import TargetFolder
@@ -37,9 +38,9 @@ class Chunk:
         self._source.loaded.append(self._id)
         return self._source.chunks.get(self._id, b"")
 
-    def chunks(self, fetched: bytes) -> Iterator[tuple[bytes, bytes | DamagedBlob]]:
+    def groups(self, fetched: bytes) -> Iterator[Chunks]:
         lost = DamagedBlob(f"data blob {self._id!r} is damaged")
-        yield self._id, fetched if self._id in self._source.chunks else lost
+        yield [(self._id, fetched if self._id in self._source.chunks else lost)]
 
 
 class Source:

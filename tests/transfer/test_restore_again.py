@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.cancel import CancelToken
+from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, Unreachable, VolumeError
 from agent.monitor import Monitor
 from agent.repository.identity import BlobId, BlobType
@@ -338,12 +339,13 @@ def test_small_windows_give_the_same_result(
 
 
 def test_windows_grow_from_a_small_one_to_the_bound() -> None:
+    empty = Entry(b"name", Kind.FILE, 0o600, 0, 0, 0, 0, 1, 1, content=())
     window = Window.first()
     bounds = []
     for _ in range(6):
         files = 0
         while not window.full:
-            window.add_empty(None, None)  # type: ignore[arg-type]
+            window.add_small(None, [empty])  # type: ignore[arg-type]
             files += 1
         bounds.append(files)
         window = window.next()

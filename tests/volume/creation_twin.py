@@ -5,6 +5,8 @@ import os
 import stat as mode_bits
 import struct
 
+from agent.storage.contract import Buffer
+
 _FACTS = struct.Struct("=IIIIq")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LABELS = {"security.selinux", "security.ima", "security.evm"}
@@ -13,21 +15,23 @@ NOT_A_NAME, NOT_AS_WANTED, HAS_ATTRIBUTES = 253, 254, 255
 
 
 def create_files(
-    directory: int, names: tuple[bytes, ...], contents: tuple[bytes, ...], facts: bytes
+    directory: int, names: tuple[bytes, ...], contents: tuple[Buffer, ...], facts: bytes
 ) -> bytes:
     """Create files in an open directory; return one status byte for each, 0 for done."""
     if not (isinstance(names, tuple) and isinstance(contents, tuple) and isinstance(facts, bytes)):
         raise TypeError("create_files takes (int, tuple, tuple, bytes)")
     if len(names) != len(contents) or len(facts) != len(names) * _FACTS.size:
         raise ValueError("names, contents and facts are of different lengths")
-    if not all(isinstance(each, bytes) for each in names + contents):
-        raise TypeError("names and contents are bytes")
+    if not all(isinstance(each, bytes) for each in names):
+        raise TypeError("names are bytes")
+    for each in contents:
+        memoryview(each)  # or TypeError
     records = _FACTS.iter_unpack(facts)
     every = zip(names, contents, records, strict=True)
     return bytes([_create(directory, name, content, wanted) for name, content, wanted in every])
 
 
-def _create(directory: int, name: bytes, content: bytes, facts: tuple[int, ...]) -> int:
+def _create(directory: int, name: bytes, content: Buffer, facts: tuple[int, ...]) -> int:
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         return NOT_A_NAME
     try:
