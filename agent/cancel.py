@@ -1,6 +1,6 @@
 """One token carries "stop" from whoever asks to every thread that works.
 
-A token is set once and never cleared. Threads look at it between units of work of at most a
+A token is set once and never cleared. It may be asked to wind down first. Threads look at it between units of work of at most a
 second or so (a chunk, a slice of an upload, a pause of the retry loop) and raise ``Canceled``.
 A ``Run`` adds the other reason to stop: the first failure of any of its threads.
 """
@@ -15,12 +15,27 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._winding_down = False
         self._reason = ""
+
+    def wind_down(self, reason: str) -> None:
+        """Ask for an end in good order: what was done is to be kept, then the work is to stop.
+
+        Who can keep nothing takes no notice, and is stopped by ``cancel`` after a while.
+        """
+        if not self.canceled:
+            self._reason = self._reason or reason
+            self._winding_down = True
+
+    @property
+    def winding_down(self) -> bool:
+        """Tell whether an end in good order was asked for."""
+        return self._winding_down
 
     def cancel(self, reason: str) -> None:
         """Ask for the stop; the first reason is kept."""
         if not self._event.is_set():
-            self._reason = reason
+            self._reason = self._reason or reason
             self._event.set()
 
     @property

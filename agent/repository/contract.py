@@ -58,6 +58,12 @@ class BackupTarget(Protocol):
     def remember(self, tree: bytes, remembered: Remembered) -> None:
         """Remember a directory, all of whose chunks are stored, for a run that has this as parent."""
 
+    def checkpoint(self, snapshot: Snapshot) -> str:
+        """Make durable what was stored so far, then a snapshot of it; return its id in hexadecimal."""
+
+    def remove_checkpoints(self, ids: Sequence[str]) -> None:
+        """Remove snapshots that ``checkpoint`` made, by their ids, as far as the storage lets us."""
+
     def finish(self, snapshot: Snapshot) -> str:
         """Make everything durable, then the snapshot; return its id in hexadecimal."""
 

@@ -157,7 +157,7 @@ class Repository:
     def snapshot(self, wanted: str, cancel: CancelToken = NEVER) -> Snapshot:
         """Return the snapshot named by an id, a unique beginning of one, or ``latest``."""
         if wanted == "latest":
-            every = self.snapshots(cancel)
+            every = [s for s in self.snapshots(cancel) if not s.is_checkpoint]
             if not every:
                 raise UsageError(f"{self.place} holds no snapshots yet")
             return every[-1]

@@ -31,6 +31,13 @@ _COUNTS = (
 """The summary's numbers in stored order; ``Summary`` and ``_Summary`` name the same."""
 
 
+CHECKPOINT_TAG = "podlift=checkpoint"
+"""Marks a snapshot of what an unfinished backup had stored: a parent, and nothing to restore."""
+
+CHECKPOINT_TIME_NS = 86_400 * 10**9
+"""What a checkpoint gives as its time, the second day of 1970: no tool takes it for the latest."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup did, under restic's names.
 
@@ -79,6 +86,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     original: str = ""
     program_version: str = ""
     summary: Summary | None = None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Tell whether it is a part of a backup that did not come to its end yet."""
+        return CHECKPOINT_TAG in self.tags
+
+    @property
+    def made_ns(self) -> int:
+        """Return when it was made: for a checkpoint its end, whatever it gives as its time."""
+        made = self.is_checkpoint and self.summary is not None
+        return self.summary.backup_end_ns if made and self.summary is not None else self.time_ns
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0)] | None

@@ -51,6 +51,7 @@ class Uploads:
         self._pool = concurrent.futures.ThreadPoolExecutor(connections, "upload")
         self._slots = threading.BoundedSemaphore(connections)
         self._state = threading.Lock()
+        self._indexing = threading.Lock()
         self._arrived: Packs = []
         self._arrived_blobs = 0
         self._index_due = time.monotonic() + INDEX_SECONDS
@@ -115,22 +116,25 @@ class Uploads:
         self._note(id, pack)
 
     def _note(self, id: PackId, pack: PackBuilder) -> None:
-        due: Packs = []
         with self._state:
             if pack.type is BlobType.DATA and len(pack.body) <= _KEPT_BYTES:
                 self._bodies.append(pack.body)
             self._arrived.append((id, pack.blobs))
             self._arrived_blobs += len(pack.blobs)
-            if self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due:
-                due = self._take()
-        self._write_index(due)
+            due = self._due()
+        if due:
+            with self._indexing:
+                if self._due():  # unless another thread was faster
+                    self._write_index()
 
-    def _take(self) -> Packs:
-        due, self._arrived, self._arrived_blobs = self._arrived, [], 0
-        self._index_due = time.monotonic() + INDEX_SECONDS
-        return due
+    def _due(self) -> bool:
+        return self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due
 
-    def _write_index(self, packs: Packs) -> None:
+    def _write_index(self) -> None:
+        """Write the index of all packs that have arrived; one thread at a time."""
+        with self._state:
+            packs, self._arrived, self._arrived_blobs = self._arrived, [], 0
+            self._index_due = time.monotonic() + INDEX_SECONDS
         if not packs:
             return
         try:
@@ -145,14 +149,14 @@ class Uploads:
         self.on_index(packs)
 
     def drain(self) -> None:
-        """Wait until everything sent has arrived, and write the index; raise what failed."""
-        while True:
+        """Wait until all that was sent so far has arrived, and write the index; raise what failed."""
+        with self._state:
+            waiting = set(self._running)
+        while waiting:
             self.check()
-            with self._state:
-                waiting = list(self._running)
-            if not waiting:
-                break
-            concurrent.futures.wait(waiting, timeout=_WAIT_SLICE_SECONDS)
+            done, waiting = concurrent.futures.wait(waiting, timeout=_WAIT_SLICE_SECONDS)
+            for future in done:  # whose callback may not have told of its failure yet
+                future.result()
         self.check()
         self._flush_index()
 
@@ -166,6 +170,5 @@ class Uploads:
         self._flush_index()
 
     def _flush_index(self) -> None:
-        with self._state:
-            due = self._take()
-        self._write_index(due)
+        with self._indexing:
+            self._write_index()

@@ -11,6 +11,7 @@ blob goes to either by chance, which hides chunk sizes from who watches the buck
 """
 
 import dataclasses
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from collections.abc import Sequence
 from agent.cancel import CancelToken
 from agent.config import Compression
 from agent.entry import Entry
-from agent.errors import DamagedBlob, RepositoryError
+from agent.errors import DamagedBlob, RepositoryError, StorageError
 from agent.monitor import Monitor
 from agent.repository.contract import Remembered
 from agent.repository.crypto import Buffer
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import Packs
 from agent.repository.indexview import IndexView
+from agent.repository.inflight import InFlight
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects
 from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
@@ -36,6 +38,8 @@ from agent.repository.tree import encode_tree
 from agent.repository.uploads import CONNECTIONS, Uploads
 from agent.repository.zone import local_zone
 from chunker import Parameters
+
+log = logging.getLogger(__name__)
 
 OPEN_PACKS = 2
 
@@ -190,6 +194,7 @@ class Writer:
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed
         self._open = {type: OpenPacks(type, self._uploads) for type in BlobType}
+        self._storing = InFlight()
         self._sealer = Sealer(session.objects.key, session.options.compression)
         self._reader = BlobReader(
             session.objects.storage, session.objects.key, session.view, session.cancel
@@ -226,14 +231,31 @@ class Writer:
 
     def finish(self, snapshot: Snapshot) -> str:
         """Flush packs, write the index, then the snapshot; return its id."""
+        self.snapshot = self.checkpoint(snapshot)
+        return self.snapshot
+
+    def checkpoint(self, snapshot: Snapshot) -> str:
+        """Make durable what was stored before this call, then a snapshot of it; return its id.
+
+        Others may go on storing meanwhile. A blob that one thread relies on may still be on its
+        way into a pack by another, so all calls that have begun are waited for first.
+        """
+        self._storing.wait_for_earlier(self._uploads.check)
         for packs in self._open.values():
             packs.flush()
         self._uploads.drain()
         self._session.cancel.check()
         self._session.lock.prove()
         json = encode_snapshot(snapshot, local_zone)
-        self.snapshot = self._session.objects.save(Folder.SNAPSHOTS, json)
-        return self.snapshot
+        return self._session.objects.save(Folder.SNAPSHOTS, json)
+
+    def remove_checkpoints(self, ids: Sequence[str]) -> None:
+        """Remove checkpoints that are of no more use; a storage that forbids it keeps them."""
+        for id in ids:
+            try:
+                self._session.objects.remove(Folder.SNAPSHOTS, id, cancel=self._session.cancel)
+            except StorageError as error:
+                log.warning("the checkpoint %s stays: %s; forget removes it", id[:8], error)
 
     @property
     def index_names(self) -> frozenset[str]:
@@ -271,16 +293,17 @@ class Writer:
                 " a directory of so many entries has to be excluded or split"
             )
         hashed = self._sealer.hash(data, spans)
-        mine = self._known.claim(type, hashed.ids)
-        if not mine:
-            return hashed.ids
-        stored = 0
-        try:
-            for blobs in self._sealer.seal(type, data, hashed, mine):
-                stored += self._open[type].add(blobs)
-        except BaseException as error:
-            self._uploads.fail(error)
-            raise
+        with self._storing.call():
+            mine = self._known.claim(type, hashed.ids)
+            if not mine:
+                return hashed.ids
+            stored = 0
+            try:
+                for blobs in self._sealer.seal(type, data, hashed, mine):
+                    stored += self._open[type].add(blobs)
+            except BaseException as error:
+                self._uploads.fail(error)
+                raise
         self._session.monitor.add(
             **{"data_blobs" if type is BlobType.DATA else "tree_blobs": len(mine)},
             bytes_added=sum(spans[place][1] for place in mine),

@@ -13,12 +13,12 @@ without a snapshot.
 """
 
 import dataclasses
-import functools
 import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 
 from msgspec.structs import replace
 
@@ -28,6 +28,7 @@ from agent.errors import DamagedBlob, MalformedData, SourceError, VolumeError
 from agent.monitor import Monitor
 from agent.repository.buffers import Buffers
 from agent.repository.contract import BackupTarget
+from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
 from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen, batched
@@ -66,16 +67,26 @@ class Source:
     parent_tree: bytes | None = None
 
 
-def back_up(source: Source, target: BackupTarget, monitor: Monitor, cancel: CancelToken) -> bytes:
+def back_up(
+    source: Source,
+    target: BackupTarget,
+    monitor: Monitor,
+    cancel: CancelToken,
+    checkpoints: Checkpoints | None = None,
+) -> bytes:
     """Store the volume's content, and return the id of its root tree.
 
     Raises ``VolumeError`` if the root cannot be listed, ``Canceled``, and whatever the target
     raises. Entries that cannot be read are problems of the monitor, not errors.
     """
     backup = _Backup(target, monitor, cancel)
+    root = Folder.root(source.parent_tree)
     try:
-        backup.walk(source)
-        return backup.root()
+        with (
+            checkpoints.of(lambda: backup.assembly.partial(root)) if checkpoints else nullcontext()
+        ):
+            backup.walk(source, root)
+            return backup.root()
     except BaseException as error:
         backup.run.fail(error)
         raise
@@ -96,7 +107,7 @@ class _Backup:
         savers = min(cores, SAVERS)
         waiting = min(CHUNKS_BYTES, savers * ENOUGH_BYTES)
         self._savers = Pool(self.run, "save", savers, waiting)
-        self._assembly = Assembly(target, monitor)
+        self.assembly = Assembly(target, monitor)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
@@ -110,14 +121,14 @@ class _Backup:
 
     def root(self) -> bytes:
         """Wait for the root tree."""
-        return self._assembly.root(self.run.check)
+        return self.assembly.root(self.run.check)
 
     # -- the walk: one thread ------------------------------------------------------------------
 
-    def walk(self, source: Source) -> None:
+    def walk(self, source: Source, root: Folder) -> None:
         """Visit every directory, depth first, in order of names."""
-        root, directory = Folder(None, 0, None, None), source.volume.root
-        stack = [(directory, self._visit(source, root, directory, source.parent_tree))]
+        directory = source.volume.root
+        stack = [(directory, self._visit(source, root, directory))]
         try:
             while stack:
                 self.run.check()
@@ -126,26 +137,25 @@ class _Backup:
                     stack.pop()[0].close()
                 else:
                     folder, directory = opened
-                    subtree = folder.earlier.subtree if folder.earlier is not None else None
-                    stack.append((directory, self._visit(source, folder, directory, subtree)))
+                    stack.append((directory, self._visit(source, folder, directory)))
         finally:
             for directory, _ in stack:
                 directory.close()
         self._monitor.walk_finished()
 
     def _visit(
-        self, source: Source, folder: Folder, directory: Directory, earlier_tree: bytes | None
+        self, source: Source, folder: Folder, directory: Directory
     ) -> Iterator[tuple[Folder, Directory]]:
         """Deal with one directory's entries, and yield its subdirectories, opened."""
         listing = self._list(folder, directory)
-        if listing is None or self._is_as_remembered(source, folder, listing, earlier_tree):
+        if listing is None or self._is_as_remembered(source, folder, listing):
             return
         entries = list(directory.iterate(listing, source.exclude, self._monitor))
         if not all(map(_is_plain, entries)) or len(entries) < len(listing.names):
             folder.digest = b""
-        earlier = self._earlier(earlier_tree, directory.path)
+        earlier = self._earlier(folder.earlier_tree, directory.path)
         if not entries:
-            self._assembly.store(folder)
+            self.assembly.store(folder)
             return
         folder.expect(len(entries))
         self._sort_out(folder, directory, entries, earlier)
@@ -154,11 +164,11 @@ class _Backup:
                 continue
             child = Folder(folder, place, entry, earlier.get(entry.name))
             if not directory.crossable(entry):
-                self._assembly.store(child)
+                self.assembly.store(child)
             elif (opened := self._open(directory, entry)) is not None:
                 yield child, opened
             else:
-                self._assembly.finish_many(folder, [(place, None)])
+                self.assembly.finish_many(folder, [(place, None)])
 
     def _open(self, directory: Directory, entry: Entry) -> Directory | None:
         try:
@@ -175,12 +185,10 @@ class _Backup:
             if folder.parent is None:
                 raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
             self._monitor.problem(error)
-            self._assembly.finish_many(folder.parent, [(folder.place, None)])
+            self.assembly.finish_many(folder.parent, [(folder.place, None)])
             return None
 
-    def _is_as_remembered(
-        self, source: Source, folder: Folder, listing: Listing, earlier_tree: bytes | None
-    ) -> bool:
+    def _is_as_remembered(self, source: Source, folder: Folder, listing: Listing) -> bool:
         """Finish a directory whose listing is that of the parent, in the parent's tree.
 
         Only directories without others are remembered, and without anything whose node says more
@@ -189,13 +197,14 @@ class _Backup:
         if source.exclude:
             return False
         folder.digest = listing.digest()
+        earlier_tree = folder.earlier_tree
         remembered = None if earlier_tree is None else self._target.recall(earlier_tree)
         if earlier_tree is None or remembered is None or remembered.digest != folder.digest:
             return False
         self._target.remember(earlier_tree, remembered)
         size = remembered.content_bytes
         self._monitor.add(files_unmodified=remembered.files, bytes_total=size, bytes_done=size)
-        self._assembly.known(folder, earlier_tree)
+        self.assembly.known(folder, earlier_tree)
         return True
 
     def _earlier(self, tree: bytes | None, path: bytes) -> dict[bytes, Entry]:
@@ -237,7 +246,7 @@ class _Backup:
         self._monitor.add(others=len(finished))
         for batch in batched(itertools.chain(changed, self._reuse(entries, unchanged, finished))):
             self._queue(folder, directory, batch)
-        self._assembly.finish_many(folder, finished)
+        self.assembly.finish_many(folder, finished)
 
     def _reuse(
         self,
@@ -251,7 +260,7 @@ class _Backup:
         count = size = 0
         for (place, before), content in zip(unchanged, contents, strict=True):
             there = all_there or self._target.has_content(content)
-            if not (there and self._assembly.take(accounted(content))):
+            if not (there and self.assembly.take(accounted(content))):
                 yield File(place, entries[place], known=True)
                 continue
             entry = replace(entries[place], content=content, xattrs=before.xattrs)
@@ -281,7 +290,7 @@ class _Backup:
             large += self._read_small(folder, directory, small)
         for file in large:
             self.run.check()
-            self._assembly.finish_many(folder, [(file.place, self._read(directory, file))])
+            self.assembly.finish_many(folder, [(file.place, self._read(directory, file))])
 
     def _read_small(
         self, folder: Folder, directory: Directory, files: Sequence[File]
@@ -314,14 +323,13 @@ class _Backup:
             files_new=len(finished) - changed,
             files_changed=changed,
         )
-        self._assembly.finish_many(folder, finished)
+        self.assembly.finish_many(folder, finished)
         return unusual
 
     def _read(self, directory: Directory, file: File) -> Entry | None:
         """Read one file; return its finished entry, or None after counting the problem."""
         seen = Seen(self._monitor)
-        take = functools.partial(self._buffers.take, self._buffer_bytes)
-        stream = ChunkStream(self._target.chunking, take)
+        stream = ChunkStream(self._target.chunking, lambda: self._buffers.take(self._buffer_bytes))
         try:
             with directory.open_file(file.entry, self._monitor) as reader:
                 content = self._content(reader, stream, seen)
@@ -346,12 +354,12 @@ class _Backup:
                 saved, count = self._save(piece)
                 steps = (ids.count + count) // LIST_STEP * LIST_STEP - taken
                 if steps:
-                    if not self._assembly.take(steps):
+                    if not self.assembly.take(steps):
                         raise SourceError(reader.path, _TOO_LONG)
                     taken += steps
                 ids.append(saved, count)
         except SourceError:
-            self._assembly.give_back(taken)
+            self.assembly.give_back(taken)
             raise
         return ids.finish()
 

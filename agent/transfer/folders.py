@@ -26,15 +26,22 @@ a tree of 280 MB); this many take 400 MB.
 """
 
 
+PARTIAL_ENTRIES = 50_000
+"""A larger directory is not part of a checkpoint until it is finished: it would be held twice."""
+
+
 class Folder:
     """One directory whose entries are being backed up."""
 
-    __slots__ = ("digest", "earlier", "entry", "lock", "parent", "place", "slots", "waiting")
+    __slots__ = (
+        "children", "digest", "earlier", "earlier_tree", "entry", "lock", "parent", "place", "slots",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(
         self, parent: "Folder | None", place: int, entry: Entry | None, earlier: Entry | None
     ) -> None:
-        """Place the directory ``entry`` in slot ``place`` of ``parent``; the root has neither.
+        """Place the directory ``entry`` in slot ``place`` of ``parent``; see ``root`` for the root.
 
         ``earlier`` is the same directory in the parent snapshot, if there was one.
         """
@@ -42,22 +49,43 @@ class Folder:
         self.place = place
         self.entry = entry
         self.earlier = earlier
+        self.earlier_tree = earlier.subtree if earlier is not None else None
         self.lock = threading.Lock()
+        self.children: dict[int, Folder] = {}
+        """Directories of it that are not finished, by their places."""
+        if parent is not None:
+            with parent.lock:
+                parent.children[place] = self
         self.slots: list[Entry | None] = []
         self.waiting = 0
         self.digest = b""
         """That of the listing, if the directory is to be remembered."""
+
+    @classmethod
+    def root(cls, earlier_tree: bytes | None) -> "Folder":
+        """Return the root; ``earlier_tree`` is that of the parent snapshot, if there is one."""
+        folder = cls(None, 0, None, None)
+        folder.earlier_tree = earlier_tree
+        return folder
 
     def expect(self, count: int) -> None:
         """Say how many entries will come."""
         self.slots = [None] * count
         self.waiting = count
 
+    def so_far(self) -> tuple[list[Entry], list["Folder"]]:
+        """Return the entries that are finished, and the directories that are not."""
+        with self.lock:
+            finished = [entry for entry in self.slots if entry is not None]
+            return finished, list(self.children.values())
+
     def put(self, finished: Sequence[tuple[int, Entry | None]]) -> bool:
         """Fill slots (None: left out); return whether the last one is among them."""
         with self.lock:
             for place, entry in finished:
                 self.slots[place] = entry
+                if self.children:
+                    self.children.pop(place, None)
             self.waiting -= len(finished)
             return self.waiting == 0 and bool(finished)
 
@@ -128,6 +156,34 @@ class Assembly:
         while not self._complete.wait(0.5):
             check()
         return self._root
+
+    def partial(self, root: Folder) -> bytes:
+        """Store a tree of what is finished, with the parent's entries where nothing is; return its id.
+
+        Its root directory is that of an unfinished backup: files that are gone may still be in it.
+        Raises ``MalformedData`` and what the target raises.
+        """
+        folders = [(root, *root.so_far())]
+        for _, _, children in folders:
+            folders += [(child, *child.so_far()) for child in children]
+        trees: dict[Folder, bytes] = {}
+        for folder, finished, children in reversed(folders):
+            if not finished and not any(child in trees for child in children):
+                continue  # the parent's, if there is one, is as good
+            if len(folder.slots) > PARTIAL_ENTRIES:
+                continue
+            entries: dict[bytes, Entry] = {}
+            if folder.earlier_tree is not None:
+                entries = {
+                    entry.name: entry for entry in self._target.load_tree(folder.earlier_tree)
+                }
+            for child in children:
+                if child in trees and child.entry is not None:
+                    whole = msgspec.structs.replace(child.entry, subtree=trees[child])
+                    entries[whole.name] = whole
+            entries |= {entry.name: entry for entry in finished}
+            trees[folder] = self._target.store_tree([entries[name] for name in sorted(entries)])
+        return trees.get(root) or root.earlier_tree or self._target.store_tree([])
 
     def _count(self, now: Entry, earlier: Entry | None) -> None:
         if earlier is None or earlier.kind is not Kind.DIRECTORY:

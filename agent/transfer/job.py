@@ -17,6 +17,7 @@ from agent.repository.snapshot import Snapshot, Summary
 from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import WriteOptions
 from agent.transfer.backup import Source, back_up
+from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.parent import tagged
 from agent.volume.exclude import Exclude
 from agent.volume.reader import Volume
@@ -81,7 +82,8 @@ def run_backup(
         ) as lock,
     ):
         # snapshots before the index: what they name is then in the index that is read next
-        parent = request.choose_parent(_snapshots(repository, cancel), started_ns)
+        snapshots = _snapshots(repository, cancel)
+        parent = request.choose_parent(snapshots, started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
         with repository.writing(
             lock,
@@ -93,15 +95,30 @@ def run_backup(
                 compression=request.compression,
             ),
         ) as writer:
-            tree = back_up(source, writer, monitor, cancel)
-            summary = summary_of(monitor.counters, started_ns)
-            snapshot_id = writer.finish(_snapshot(request, parent, tree, summary))
+
+            def described(tree: bytes) -> Snapshot:
+                summary = summary_of(monitor.counters, started_ns)
+                return _snapshot(request, parent, tree, summary)
+
+            checkpoints = Checkpoints(writer, described, cancel)
+            tree = back_up(source, writer, monitor, cancel, checkpoints)
+            snapshot_id = writer.finish(described(tree))
+            checkpoints.remove(_superfluous(request, snapshots, started_ns))
     return Result(
         snapshot_id,
         parent.id if parent is not None else "",
         monitor.counters,
         (time.time_ns() - started_ns) / 1e9,
     )
+
+
+def _superfluous(request: Request, snapshots: Sequence[Snapshot], started_ns: int) -> list[str]:
+    """Return the checkpoints that were left of the same volume: the run that ended was the last."""
+    return [
+        snapshot.id
+        for snapshot in snapshots
+        if snapshot.is_checkpoint and request.choose_parent([snapshot], started_ns) is snapshot
+    ]
 
 
 def _snapshots(repository: Repository, cancel: CancelToken) -> list[Snapshot]:

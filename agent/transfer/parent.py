@@ -2,7 +2,8 @@
 
 It is looked up in the repository itself, so it is found after the cluster was rebuilt, and it
 follows a claim (``pvc-uid``), not a pod: a pod that was made anew keeps its parent
-(velero.md section 5.5). Choosing wrongly costs time only; content is compared file by file.
+(velero.md section 5.5). Choosing wrongly costs time only; content is compared file by file. The
+checkpoint of a run that was interrupted is a parent like any other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,5 +37,5 @@ def by_tags(snapshots: Sequence[Snapshot], tags: Mapping[str, str], now_ns: int)
 
 
 def _newest(snapshots: Sequence[Snapshot], now_ns: int) -> Snapshot | None:
-    past = [s for s in snapshots if s.time_ns <= now_ns]
-    return max(past, key=lambda s: s.time_ns, default=None)
+    past = [s for s in snapshots if s.made_ns <= now_ns]
+    return max(past, key=lambda s: s.made_ns, default=None)
