@@ -12,9 +12,10 @@ one returned as its precondition. A crash in between leaves a *new* object with 
 claimed again once that owner is known to be dead, and left alone while the owner lives, so two
 agents cannot chase each other. Whether an owner lives is asked of its pod, not guessed.
 
-What a dead owner left running is ended if it is a backup, and claimed again if it is a restore:
-its pod would wait for ever, and a restore that begins anew comes to the same end. It is safe
-while the init container still waits, for then nobody has written to the volume but a restore.
+What a dead owner left running is claimed again: a backup goes on from the last checkpoint and from
+what is stored, and a restore that begins anew comes to the same end, for which its pod waits. That is
+safe while the init container still waits, for then nobody has written to the volume but a restore.
+What was left running too often is ended, since it may be what ends the agent.
 """
 
 import enum
@@ -23,11 +24,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.order import RUNNING_PHASE, Order, OrderKind, Owner
 from agent.cluster.site import HERE, Site, Where
 
 NEW_PHASES = frozenset({"", "New"})
-RUNNING_PHASE = "InProgress"
+
+MOST_ATTEMPTS = 5
+"""How many processes may work on an object, one after the other."""
 
 _ID = re.compile("[0-9a-f]{8,64}")
 """A snapshot's id, or a beginning of it that is long enough not to be met by chance."""
@@ -247,14 +250,10 @@ def _at_site(site: Site) -> Decision:
 
 
 def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
-    # The wall for resume: a later version adopts a backup's claim here instead of ending it.
     if reason := stop_reason(order):
         return FailOrphan(f"canceled: {reason} while the agent was being restarted")
-    if order.kind is OrderKind.BACKUP:
-        return FailOrphan(
-            "the agent on this node was restarted while this backup ran; nothing is lost: the "
-            "next backup of this volume goes on from what is in the repository already"
-        )
+    if order.owner is not None and len(order.owner.earlier) + 1 >= MOST_ATTEMPTS:
+        return FailOrphan(_given_up(order, order.owner))
     if site.where is Where.HERE:
         return Claim()
     if site.where is Where.WAITING:
@@ -263,6 +262,15 @@ def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
         "the agent was restarted while this volume was restored, and it cannot be begun again: "
         f"{site.reason}. If the pod has started, the restore was complete and only the word of "
         "it was lost: look at the volume. Otherwise restore it again"
+    )
+
+
+def _given_up(order: Order, owner: Owner) -> str:
+    every = "; ".join((*owner.earlier, f"pod {owner.pod or '?'} from {owner.since or '?'}"))
+    return (
+        f"given up after {MOST_ATTEMPTS} attempts, since the agent ended in each of them: {every}. Look "
+        "why it ended (kubectl describe pod, kubectl logs --previous; often the memory limit), then "
+        f"run the {order.kind.noun} again: what was stored is not stored again"
     )
 
 

@@ -20,6 +20,7 @@ PVC_UID_LABEL = "velero.io/pvc-uid"
 
 T = TypeVar("T")
 
+RUNNING_PHASE = "InProgress"
 FINAL_PHASES = frozenset({"Completed", "Failed", "Canceled"})
 
 
@@ -41,12 +42,28 @@ class OrderKind(enum.Enum):
 
 
 class Owner(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """Who holds a claim: a node, a pod on it, and one process (``attempt``) in that pod."""
+    """Who holds a claim: a node, a pod on it, and one process (``attempt``) in that pod.
+
+    ``since`` is when it was claimed (RFC 3339), ``earlier`` who held it before and is gone, in words.
+    """
 
     node: str = ""
     pod: str = ""
     pod_uid: str = ""
     attempt: str = ""
+    since: str = ""
+    earlier: tuple[str, ...] = ()
+
+    def succeeding(self, before: "Owner | None", now: str) -> "Owner":
+        """Return this owner as it takes over from ``before``, or begins if nobody was there."""
+        if before is None:
+            return msgspec.structs.replace(self, since=now)
+        gone = f"pod {before.pod or '?'} from {before.since or '?'}"
+        return msgspec.structs.replace(self, since=now, earlier=(*before.earlier, gone))
+
+    def same(self, other: "Owner | None") -> bool:
+        """Tell whether the other is this process."""
+        return other is not None and other.attempt == self.attempt
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

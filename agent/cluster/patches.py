@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.cluster.order import OWNER, Order, Owner, owner_text
+from agent.cluster.order import OWNER, RUNNING_PHASE, Order, Owner, owner_text
 
 Patch = Mapping[str, Any]
 
@@ -62,9 +62,14 @@ def problems_message(
     return f"{message}; {text}" if message else text
 
 
-def owner(order: Order, us: Owner) -> Patch:
-    """Write our mark (first half of a claim where status is a subresource)."""
-    return {"metadata": {**_seen(order), "annotations": {OWNER: owner_text(us)}}}
+def owner(order: Order, us: Owner, now: str) -> Patch:
+    """Write our mark (first half of a claim where status is a subresource).
+
+    It tells who worked on the object before us, unless that never came to write a phase.
+    """
+    before = order.owner if order.phase == RUNNING_PHASE else None
+    text = owner_text(us.succeeding(before, now))
+    return {"metadata": {**_seen(order), "annotations": {OWNER: text}}}
 
 
 def start(order: Order, now: str) -> Patch:
@@ -74,7 +79,7 @@ def start(order: Order, now: str) -> Patch:
 
 def claim(order: Order, us: Owner, now: str) -> Patch:
     """Write mark and phase together (the whole claim on the main resource)."""
-    return {**owner(order, us), "status": _started(order, now)}
+    return {**owner(order, us, now), "status": _started(order, now)}
 
 
 def progress(order: Order, total_bytes: int, done_bytes: int) -> Patch:
@@ -113,7 +118,7 @@ def _progress(total_bytes: int, done_bytes: int) -> dict[str, int]:
 
 def _started(order: Order, now: str) -> dict[str, Any]:
     """Return what a claim says of the status; one that is claimed again began when it did."""
-    return {"phase": "InProgress", "startTimestamp": order.started or now}
+    return {"phase": RUNNING_PHASE, "startTimestamp": order.started or now}
 
 
 def _seen(order: Order) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 A start that cannot succeed (no access, no Velero) ends with its error, since nothing can be
 lost yet. Once it runs, nothing that the API server does ends it. SIGTERM and SIGINT make it
-not ready, stop it from claiming, cancel what runs and write the final states, all within the
-grace time.
+not ready, stop it from claiming, and leave what runs to the next agent, all within the grace time.
 """
 
 import asyncio
@@ -41,7 +40,7 @@ LOG = logging.getLogger(__name__)
 SILENCE_SECONDS = 2100.0
 """Without a sign of the API server for longer than any relist interval: not ready."""
 
-STOPPED = "the agent on node {node} was stopped; the next backup goes on from what is stored"
+STOPPED = "the agent on node {node} was stopped; the next one goes on from what is stored"
 
 
 async def run_agent(settings: AgentSettings, movers: Movers) -> int:
@@ -142,7 +141,7 @@ class Agent:
             watching = [tasks.create_task(each.run()) for each in self._watchers.values()]
             working = tasks.create_task(self._controller.run())
             await stop.wait()
-            LOG.info("stopping: backups are canceled, restores are left to the next agent")
+            LOG.info("stopping: what runs is left to the next agent, backups with a checkpoint")
             self._controller.shut_down(STOPPED.format(node=self._settings.node_name))
             _, late = await asyncio.wait({working}, timeout=self._settings.grace_seconds)
             if late:

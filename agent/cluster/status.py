@@ -23,7 +23,7 @@ import msgspec
 
 from agent.cluster import patches, paths
 from agent.cluster.client import Query, decode
-from agent.cluster.order import Order, OrderKind, Owner, parse
+from agent.cluster.order import RUNNING_PHASE, Order, OrderKind, Owner, parse
 from agent.cluster.patches import Final, Patch
 from agent.errors import ApiError, ClusterError
 
@@ -126,10 +126,10 @@ class StatusDesk:
         now = self._clock.timestamp()
         try:
             if order.kind not in self._subresources:
-                return await self._write(order, patches.claim(order, self._us, now), "InProgress")
-            mark = patches.owner(order, self._us)
+                return await self._write(order, patches.claim(order, self._us, now), RUNNING_PHASE)
+            mark = patches.owner(order, self._us, now)
             marked = parse(order.kind, await self._api.patch(self._path(order), mark))
-            return await self._write(marked, patches.start(marked, now), "InProgress")
+            return await self._write(marked, patches.start(marked, now), RUNNING_PHASE)
         except ApiError as error:
             if error.status not in (CONFLICT, GONE, 0):
                 raise
@@ -138,8 +138,8 @@ class StatusDesk:
     async def _ours_after_all(self, order: Order) -> Order | None:
         """Look whether a claim whose answer was lost has arrived."""
         seen = await self.read(order)
-        ours = seen is not None and seen.uid == order.uid and seen.owner == self._us
-        return seen if ours and seen is not None and seen.phase == "InProgress" else None
+        ours = seen is not None and seen.uid == order.uid and self._us.same(seen.owner)
+        return seen if ours and seen is not None and seen.phase == RUNNING_PHASE else None
 
     async def progress(self, order: Order, total_bytes: int, done_bytes: int) -> Order | None:
         """Report; return the object as written, or as it is if it is not ours; None if gone.
@@ -159,7 +159,7 @@ class StatusDesk:
             if seen is None or seen.uid != order.uid:
                 return None
             order = seen
-            if order.owner != self._us or order.phase != "InProgress":
+            if not self._us.same(order.owner) or order.phase != RUNNING_PHASE:
                 break
         return order
 
@@ -206,8 +206,8 @@ class StatusDesk:
             return False
         if seen.final:
             stored = (seen.phase, seen.snapshot_id) == (end.phase, end.snapshot_id)
-            return stored and seen.owner in (self._us, None)
-        if seen.owner not in (self._us, None):
+            return stored and self._ours_or_unmarked(seen)
+        if not self._ours_or_unmarked(seen):
             return False
         try:
             await self._write(seen, patches.final(seen, end, now), end.phase)
@@ -216,6 +216,9 @@ class StatusDesk:
                 return None
             raise
         return True
+
+    def _ours_or_unmarked(self, order: Order) -> bool:
+        return order.owner is None or self._us.same(order.owner)
 
     async def _write(self, order: Order, patch: Patch, phase: str) -> Order:
         """Send a patch that sets the phase and make sure that it arrived."""

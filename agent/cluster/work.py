@@ -2,9 +2,9 @@
 
 The bytes move in a thread of their own; here the event loop waits for it, reports progress and
 hears of cancellation. Whatever happens in between, a claim that is still ours ends in exactly
-one final state, which is written until it is stored. There is one exception: a restore that the
-agent's own end interrupts is left as it is, since the next agent begins it anew and its pod
-waits for that; ended as failed, the pod would wait for ever.
+one final state, which is written until it is stored. There is one exception: what the agent's own end
+interrupts is left as it is, for the next agent. A backup makes a checkpoint first, from which it
+will go on; a restore begins anew, and its pod waits for that.
 """
 
 import asyncio
@@ -64,6 +64,10 @@ class Shutdown:
         if self._asked_at is None:
             self._asked_at = self._clock.monotonic()
 
+    def patience(self) -> float | None:
+        """Return until when work may wind down on the monotonic clock, or None."""
+        return None if self._asked_at is None else self._asked_at + self._grace_seconds / 2
+
     def deadline(self) -> float | None:
         """Return the end of the grace time on the monotonic clock, or None."""
         return None if self._asked_at is None else self._asked_at + self._grace_seconds
@@ -96,6 +100,7 @@ class Work:
         self._token = CancelToken()
         self._abandoned = False
         self._leaving = False
+        self._moving = False
         self.monitor = Monitor()
 
     @property
@@ -108,9 +113,12 @@ class Work:
         self._token.cancel(reason)
 
     def shut_down(self, reason: str) -> None:
-        """Ask the work to end because the agent does."""
-        self._leaving = self._order.kind is OrderKind.RESTORE and not self._token.canceled
-        self.stop(reason)
+        """Ask the work to end because the agent does; a backup gets time for a checkpoint."""
+        self._leaving = not self._token.canceled
+        if self._order.kind is OrderKind.BACKUP and self._moving:
+            self._token.wind_down(reason)
+        else:
+            self.stop(reason)
 
     def observe(self, order: Order, site: Site = HERE) -> None:
         """Act on a new observation of our own object, or of a restore's pod."""
@@ -188,13 +196,17 @@ class Work:
     async def _move(self, assignment: Assignment) -> Outcome:
         rule = ProgressRule()
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
+        self._moving = True
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
                 return running.result()
-            deadline = self._bench.shutdown.deadline()
-            if deadline is not None:
-                if self._bench.clock.monotonic() >= deadline - RESERVED_SECONDS:
+            deadline, patience = self._bench.shutdown.deadline(), self._bench.shutdown.patience()
+            if deadline is not None and patience is not None:
+                now = self._bench.clock.monotonic()
+                if now >= patience:
+                    self.stop(self._token.reason)
+                if now >= deadline - RESERVED_SECONDS:
                     running.cancel()
                     raise Canceled(self._token.reason)
             elif not self._token.canceled:

@@ -85,16 +85,10 @@ def run_backup(
         snapshots = _snapshots(repository, cancel)
         parent = request.choose_parent(snapshots, started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
-        with repository.writing(
-            lock,
-            monitor,
-            cancel,
-            WriteOptions(
-                parent=parent.id if parent is not None else "",
-                connections=request.connections,
-                compression=request.compression,
-            ),
-        ) as writer:
+        options = WriteOptions(
+            parent.id if parent is not None else "", request.connections, request.compression
+        )
+        with repository.writing(lock, monitor, cancel, options) as writer:
 
             def described(tree: bytes) -> Snapshot:
                 summary = summary_of(monitor.counters, started_ns)
