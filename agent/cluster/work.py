@@ -66,7 +66,9 @@ class Shutdown:
 
     def patience(self) -> float | None:
         """Return until when work may wind down on the monotonic clock, or None."""
-        return None if self._asked_at is None else self._asked_at + self._grace_seconds / 2
+        if self._asked_at is None:
+            return None
+        return self._asked_at + max(0.0, self._grace_seconds - RESERVED_SECONDS) / 2
 
     def deadline(self) -> float | None:
         """Return the end of the grace time on the monotonic clock, or None."""

@@ -31,6 +31,8 @@ from tests.support.apiservers import StandinServer
 
 QUICK = Pace(chance=lambda low, high: min(high, 5.0) if low else min(high, 0.02))
 
+NOW = "2026-01-01T00:00:00Z"
+
 
 def never() -> float:
     return float("inf")
@@ -71,7 +73,7 @@ class TestClaim:
             assert seen is not None
             won = await table.claim(seen)
         assert won is not None
-        assert won.owner == owner()
+        assert owner().same(won.owner)
         stored = read_pvb(api_server, name)
         assert stored["status"]["phase"] == "InProgress"
         assert stored["status"]["startTimestamp"].endswith("Z")
@@ -112,11 +114,13 @@ class TestClaim:
         seen = seen_as(create_pvb(api_server))
         path = paths.velero(api_server.namespace, OrderKind.BACKUP.plural, seen.name)
         async with connection(api_server) as kube:
-            first = parse(OrderKind.BACKUP, await kube.patch(path, patches.owner(seen, owner(1))))
+            first = parse(
+                OrderKind.BACKUP, await kube.patch(path, patches.owner(seen, owner(1), NOW))
+            )
             second = desk(kube, api_server, owner(2), subresource=True)
             assert await second.claim(first) is not None
             with pytest.raises(ApiError) as refused:
-                await kube.patch(f"{path}/status", patches.start(first, "2026-01-01T00:00:00Z"))
+                await kube.patch(f"{path}/status", patches.start(first, NOW))
         assert refused.value.status == 409
 
     async def test_progress_and_the_final_state_arrive_in_every_field(

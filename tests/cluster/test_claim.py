@@ -5,6 +5,7 @@ import pytest
 
 from agent.cluster import claim
 from agent.cluster.claim import (
+    MOST_ATTEMPTS,
     Abandon,
     AskOwner,
     AskPod,
@@ -26,6 +27,11 @@ from agent.cluster.site import HERE, Site, Where
 US = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="second")
 EARLIER = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="first")
 OTHER = Owner(node="n1", pod="agent-a", pod_uid="pod-1", attempt="other")
+WORN = msgspec.structs.replace(
+    EARLIER, since="2026-01-05T00:00:00Z", earlier=tuple(f"pod agent-{n} from x" for n in range(4))
+)
+"""The last of as many processes as may work on one object."""
+
 POLICY = Policy()
 
 NEW = Order(
@@ -78,10 +84,12 @@ DEAD = View(owner_alive=False)
         (but(owner=Owner()), IDLE, Claim),
         # In progress, and not by this process.
         (but(phase="InProgress"), IDLE, FailOrphan),
-        (but(phase="InProgress", owner=EARLIER), IDLE, FailOrphan),
+        (but(phase="InProgress", owner=EARLIER), IDLE, Claim),
+        (but(phase="InProgress", owner=EARLIER, cancel=True), IDLE, FailOrphan),
+        (but(phase="InProgress", owner=WORN), IDLE, FailOrphan),
         (but(phase="InProgress", owner=OTHER), IDLE, AskOwner),
         (but(phase="InProgress", owner=OTHER), ALIVE, Ignore),
-        (but(phase="InProgress", owner=OTHER), DEAD, FailOrphan),
+        (but(phase="InProgress", owner=OTHER), DEAD, Claim),
         (but(phase="InProgress", owner=EARLIER, node="n2"), IDLE, Ignore),
         # In progress by this process.
         (but(phase="InProgress", owner=US), HELD, Ignore),
@@ -141,6 +149,7 @@ ASK = Site(Where.ASK)
         # A restore that a dead agent left is begun anew while its pod waits, and only then.
         (restore_but(phase="InProgress", owner=EARLIER), View(site=HERE), Claim),
         (restore_but(phase="InProgress", owner=US), View(site=HERE), Claim),
+        (restore_but(phase="InProgress", owner=WORN), View(site=HERE), FailOrphan),
         (restore_but(phase="InProgress", owner=EARLIER), View(site=WAITING), Wait),
         (restore_but(phase="InProgress", owner=EARLIER), View(site=LOST), FailOrphan),
         (restore_but(phase="InProgress", owner=EARLIER), View(site=ELSEWHERE), Ignore),
@@ -220,11 +229,26 @@ def test_an_empty_type_counts_as_restic() -> None:
     assert isinstance(decide(but(uploader_type=""), US, policy, IDLE), FailAtOnce)
 
 
-def test_an_orphan_is_told_that_nothing_is_lost() -> None:
-    decision = decide(but(phase="InProgress", owner=EARLIER), US, POLICY, IDLE)
+def test_what_ended_its_agent_too_often_is_given_up_with_the_whole_story() -> None:
+    decision = decide(but(phase="InProgress", owner=WORN), US, POLICY, IDLE)
     assert isinstance(decision, FailOrphan)
-    assert "restarted" in decision.message
-    assert "goes on from what is in the repository" in decision.message
+    assert f"given up after {MOST_ATTEMPTS} attempts" in decision.message
+    for who in ("agent-0", "agent-3", "pod agent-b from 2026-01-05"):
+        assert who in decision.message
+    assert "memory limit" in decision.message
+    less = msgspec.structs.replace(WORN, earlier=WORN.earlier[1:])
+    assert isinstance(decide(but(phase="InProgress", owner=less), US, POLICY, IDLE), Claim)
+
+
+def test_a_claim_that_is_taken_over_remembers_who_had_it() -> None:
+    first = US.succeeding(None, "t1")
+    assert (first.since, first.earlier) == ("t1", ())
+    third = EARLIER.succeeding(OTHER.succeeding(first, "t2"), "t3")
+    assert third.earlier == ("pod agent-b from t1", "pod agent-a from t2")
+    assert third.since == "t3"
+    assert EARLIER.same(third)
+    assert not US.same(third)
+    assert not US.same(None)
 
 
 def test_an_orphan_that_was_canceled_ends_as_canceled() -> None:
@@ -236,9 +260,7 @@ def test_an_orphan_that_was_canceled_ends_as_canceled() -> None:
 def test_an_agent_outside_of_a_pod_takes_over_from_one_without_a_pod() -> None:
     local = Owner(node="n1", attempt="later")
     before = Owner(node="n1", attempt="before")
-    assert isinstance(
-        decide(but(phase="InProgress", owner=before), local, POLICY, IDLE), FailOrphan
-    )
+    assert isinstance(decide(but(phase="InProgress", owner=before), local, POLICY, IDLE), Claim)
 
 
 def test_a_canceled_object_that_was_not_begun_ends_as_canceled() -> None:

@@ -2,6 +2,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,7 +144,7 @@ NOW = "2026-01-02T03:04:05Z"
 def test_every_patch_is_bound_to_the_version_it_was_decided_on() -> None:
     us = Owner(node="n", attempt="a")
     for patch in (
-        patches.owner(SEEN, us),
+        patches.owner(SEEN, us, NOW),
         patches.start(SEEN, NOW),
         patches.claim(SEEN, us, NOW),
         patches.progress(SEEN, 2, 1),
@@ -151,6 +152,15 @@ def test_every_patch_is_bound_to_the_version_it_was_decided_on() -> None:
     ):
         assert patch["metadata"]["uid"] == "x"
         assert patch["metadata"]["resourceVersion"] == "5"
+
+
+def test_a_claim_names_those_who_had_begun_to_work_and_nobody_else() -> None:
+    us, before = Owner(attempt="b"), Owner(pod="p", attempt="a", since="then")
+    for phase, earlier in (("", ()), ("New", ()), ("InProgress", ("pod p from then",))):
+        seen = msgspec.structs.replace(SEEN, phase=phase, owner=before)
+        text = patches.claim(seen, us, NOW)["metadata"]["annotations"]["podlift.io/owner"]
+        mark = msgspec.json.decode(text, type=Owner)
+        assert (mark.attempt, mark.since, mark.earlier) == ("b", NOW, earlier)
 
 
 def test_a_completed_state_has_every_field_and_exact_progress() -> None:
