@@ -112,6 +112,11 @@ class Cache:
         except OSError as error:
             log.warning("no index is cached in %s, so each run fetches all: %s", place.root, error)
 
+    @property
+    def journals(self) -> Path:
+        """Return where the runs of this node keep their journals."""
+        return self._folder.parent
+
     def load(self, index_id: str) -> list[Table] | None:
         """Return the tables of an index file, or None if they are not (or no longer) here."""
         found = self._open(index_id)

@@ -123,6 +123,16 @@ class IndexView:
         """Return the tables of one type, for whoever walks all blobs."""
         return list(self._tables[type])
 
+    def naming(self, packs: Container[PackId]) -> set[PackId]:
+        """Return which of these packs are named."""
+        return {
+            pack
+            for tables in self._tables.values()
+            for table in tables
+            for number in range(table.pack_count)
+            if (pack := table.pack(number)) in packs
+        }
+
     def count(self, type: BlobType) -> int:
         """Return how many blobs of a type are known (one in two packs counts twice)."""
         return sum(len(table) for table in self._tables[type])

@@ -27,6 +27,7 @@ from agent.errors import (
     RepositoryLocked,
     StorageError,
 )
+from agent.repository.journal import Journal
 from agent.repository.lockfile import Lock, conflicting, decode_lock, encode_lock
 from agent.repository.objects import Folder, Objects, file_key, sizes
 from agent.repository.zone import local_zone
@@ -89,7 +90,15 @@ SYSTEM_CLOCK = SystemClock()
 class HeldLock:
     """One lock of ours in the repository, refreshed by a thread of its own."""
 
-    def __init__(self, objects: Objects, exclusive: bool, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        exclusive: bool,
+        clock: Clock = SYSTEM_CLOCK,
+        journal: Journal | None = None,
+    ) -> None:
+        """Prepare a lock; ``journal`` is where it is noted, and packs that are sent under it."""
+        self.journal = journal or Journal(None)
         self._objects = objects
         self._exclusive = exclusive
         self._clock = clock
@@ -210,7 +219,7 @@ class HeldLock:
         timer.start()
         try:
             for name in filter(None, (*self._leftovers, self._name)):
-                self._objects.remove(Folder.LOCKS, name, cancel=patience)
+                self._remove(name, patience)
         except (StorageError, Canceled) as error:
             log.warning(
                 "a lock stays behind in %s: %s; `podlift unlock` removes it when it is 30 min old",
@@ -220,15 +229,21 @@ class HeldLock:
         finally:
             timer.cancel()
 
+    def _remove(self, name: str, cancel: CancelToken) -> None:
+        self._objects.remove(Folder.LOCKS, name, cancel=cancel)
+        self.journal.unlocked(name)
+
     def _write(self, cancel: CancelToken) -> None:
         """Store a lock that is as old as this call; one that failed may be there all the same."""
         began = self._clock.running_seconds()
         file = self._objects.seal(encode_lock(self._content(), local_zone))
         self._leftovers.append(file.name)
+        self.journal.lock(file.name)
         try:
             self._objects.put(Folder.LOCKS, file, cancel=cancel)
         except AccessDenied:  # refused, so it is not there
             self._leftovers.remove(file.name)
+            self.journal.unlocked(file.name)
             raise
         self._leftovers.remove(file.name)
         self._name = file.name
@@ -301,7 +316,7 @@ class HeldLock:
                 self.check()
             self._write(self._ending)
             self._leftovers.append(old)
-            self._objects.remove(Folder.LOCKS, old, cancel=self._ending)
+            self._remove(old, self._ending)
             self._leftovers.remove(old)
 
 

@@ -17,17 +17,16 @@ from agent.errors import DamagedBlob, MalformedData, ObjectMissing, UsageError
 from agent.monitor import Monitor
 from agent.repository.census import Census, PackContent
 from agent.repository.forget import require_exclusive
+from agent.repository.headers import read_header
 from agent.repository.identity import PackId
 from agent.repository.indexview import IndexView
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, names, pack_key, sizes
-from agent.repository.pack import PackedBlob, decode_header, header_span, open_pack, packed_size
+from agent.repository.pack import PackedBlob, open_pack
 from agent.repository.reader import BlobOpener
 from agent.repository.repository import Repository, in_parallel
 from agent.repository.rewrite import Rewrite
 from agent.repository.table import Table
-
-_TRAILER_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ def plan_index_repair(repository: Repository, cancel: CancelToken = NEVER) -> In
     for id in [id for id in stored if id not in sound]:
         cancel.check()
         try:
-            found.append((id, _header(repository, id, stored[id], cancel)))
+            found.append((id, read_header(repository.objects, id, stored[id], cancel)))
         except MalformedData:
             unreadable.append(id)
             if id in described:
@@ -126,21 +125,6 @@ def _readable_index(
     found = sorted(names(repository.objects.storage, Folder.INDEX, cancel))
     tables = in_parallel(load, found)
     return found, damaged, IndexView([table for of_file in tables for table in of_file])
-
-
-def _header(repository: Repository, id: PackId, size: int, cancel: CancelToken) -> list[PackedBlob]:
-    """Return what a pack says of itself; raise ``MalformedData`` if it cannot be believed."""
-    objects, what = repository.objects, f"pack {id.hex()}"
-    if size < _TRAILER_BYTES:
-        raise MalformedData(what, f"{size} bytes are too few for a pack")
-    key = pack_key(id)
-    tail = objects.storage.get_range(key, size - _TRAILER_BYTES, _TRAILER_BYTES, cancel=cancel)
-    offset, length = header_span(tail, size, what)
-    sealed = objects.storage.get_range(key, offset, length, cancel=cancel)
-    blobs = decode_header(objects.key.unseal(sealed, what), what)
-    if packed_size(blobs) != size:
-        raise MalformedData(what, f"it has {size} bytes, its header describes {packed_size(blobs)}")
-    return blobs
 
 
 @dataclasses.dataclass(frozen=True)

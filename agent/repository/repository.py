@@ -22,13 +22,16 @@ from agent.monitor import Monitor
 from agent.repository.cache import Cache
 from agent.repository.contract import Chunks, Range
 from agent.repository.fetching import Fetch, plan_fetches
-from agent.repository.identity import BlobId, BlobType
+from agent.repository.headers import read_header
+from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
 from agent.repository.inventory import lost_packs
+from agent.repository.journal import Inheritance, Journal
 from agent.repository.locking import HeldLock
 from agent.repository.merging import Loaded, merge_if_worthwhile
-from agent.repository.objects import Folder, Objects, file_key, names
+from agent.repository.objects import Folder, Objects, file_key, names, pack_key
+from agent.repository.pack import PackedBlob
 from agent.repository.parameters import RepositoryConfig
 from agent.repository.reader import BlobReader
 from agent.repository.remembered import Directories
@@ -121,6 +124,7 @@ class Repository:
         self.objects = objects
         self.config = config
         self._cache = Cache(cache, config.id) if cache is not None else None
+        self._journals = self._cache.journals if self._cache is not None else None
 
     @property
     def place(self) -> str:
@@ -221,15 +225,34 @@ class Repository:
         begun: bool = False,
     ) -> Iterator[HeldLock]:
         """Hold a lock for the length of a scope; it has settled, unless ``begun`` is enough."""
-        lock = HeldLock(self.objects, exclusive)
-        if begun and not wait_seconds:
-            lock.begin(cancel)
-        else:
-            lock.acquire_within(wait_seconds, cancel)
+        self._remove_dead_locks(cancel)
+        journal = Journal(self._journals)
+        lock = HeldLock(self.objects, exclusive, journal=journal)
         try:
-            yield lock
+            if begun and not wait_seconds:
+                lock.begin(cancel)
+            else:
+                lock.acquire_within(wait_seconds, cancel)
+            try:
+                yield lock
+            finally:
+                lock.release()
         finally:
-            lock.release()
+            journal.close()
+
+    def _remove_dead_locks(self, cancel: CancelToken) -> None:
+        """Remove the locks of processes of this node that are gone."""
+        gone = Inheritance(self._journals)
+        try:
+            for name in gone.left.locks:
+                self.objects.remove(Folder.LOCKS, name, cancel=cancel)
+                log.info("removed the lock %s, whose process is gone", name[:8])
+            if not gone.left.packs:
+                gone.settle()
+        except StorageError as error:
+            log.warning("a lock of a process that is gone stays behind: %s", error)
+        finally:
+            gone.release()
 
     @contextlib.contextmanager
     def writing(
@@ -257,6 +280,7 @@ class Repository:
         memory = None if lost else self._memory_of(options.parent, view)
         writer = Writer(session, memory)
         try:
+            self._adopt(writer, view, cancel)
             yield writer
         except BaseException:
             with contextlib.suppress(RepositoryError, StorageError):
@@ -268,6 +292,28 @@ class Repository:
             self._cache.save_directories(writer.snapshot, content, options.parent)
         if lost:
             log.warning(_STAY_LOST, view.still_lost(), self.place)
+
+    def _adopt(self, writer: Writer, view: IndexView, cancel: CancelToken) -> None:
+        """Index what runs of this node that are gone had sent in their last minute."""
+        gone = Inheritance(self._journals)
+        try:
+            unknown = gone.left.packs - view.naming(gone.left.packs) if gone.left.packs else ()
+            described = in_parallel(lambda id: self._described(id, cancel), sorted(unknown))
+            packs = [(id, blobs) for id, blobs in described if blobs]
+            if packs:
+                log.info("%s: adopted %d packs of a run that is gone", self.place, len(packs))
+                writer.adopt(packs)
+            gone.settle()
+        finally:
+            gone.release()
+
+    def _described(self, id: PackId, cancel: CancelToken) -> tuple[PackId, list[PackedBlob]]:
+        """Return what a pack says of itself; nothing if it did not arrive, or not whole."""
+        try:
+            size = self.objects.storage.size(pack_key(id), cancel=cancel)
+            return id, read_header(self.objects, id, size, cancel)
+        except (ObjectMissing, MalformedData):
+            return id, []
 
     def _memory_of(self, snapshot: str, view: IndexView) -> Directories | None:
         """Return what is remembered of a snapshot's directories, if anything can be."""

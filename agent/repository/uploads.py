@@ -111,6 +111,7 @@ class Uploads:
             digest = hashlib.sha256(whole).digest()
             id = PackId(digest)
             self._lock.check()
+            self._lock.journal.pack(id)
             self._objects.storage.put(pack_key(id), whole, sha256=digest, cancel=self._cancel)
             self._monitor.add(bytes_uploaded=len(whole))
         self._note(id, pack)
@@ -146,7 +147,14 @@ class Uploads:
             raise
         with self._state:
             self.index_names.add(name)
+        self._lock.journal.indexed(id for id, _ in packs)
         self.on_index(packs)
+
+    def adopt(self, packs: Packs) -> None:
+        """Index packs that a run which is gone had sent."""
+        with self._state:
+            self._arrived += packs
+        self._flush_index()
 
     def drain(self) -> None:
         """Wait until all that was sent so far has arrived, and write the index; raise what failed."""

@@ -249,6 +249,10 @@ class Writer:
         json = encode_snapshot(snapshot, local_zone)
         return self._session.objects.save(Folder.SNAPSHOTS, json)
 
+    def adopt(self, packs: Packs) -> None:
+        """Take over packs that are stored and in no index; durable when this returns."""
+        self._uploads.adopt(packs)
+
     def remove_checkpoints(self, ids: Sequence[str]) -> None:
         """Remove checkpoints that are of no more use; a storage that forbids it keeps them."""
         for id in ids:
