@@ -206,6 +206,8 @@ class Controller:
             self._metrics.count(order.kind.noun, work.monitor.counters)
             counts.running.dec()
             self._works.pop(uid, None)
+            if not self._works:
+                self._bench.rest()
             self._wake.set()
 
     async def _refuse(self, order: Order, message: str) -> None:

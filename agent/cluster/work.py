@@ -74,6 +74,7 @@ class Bench:
     """What every order is worked on with.
 
     ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
+    ``rest`` is called on the event loop whenever the last work of several has ended.
     """
 
     desk: StatusDesk
@@ -85,6 +86,7 @@ class Bench:
     clock: Clock
     shutdown: Shutdown
     tick_seconds: float = LEAST_SECONDS
+    rest: Callable[[], None] = lambda: None
 
 
 class Work:

@@ -6,7 +6,6 @@ so boto3 gets one attempt.
 """
 
 import contextlib
-import functools
 import os
 import urllib.parse
 import xml.etree.ElementTree as ET
@@ -16,9 +15,9 @@ import boto3
 import botocore.exceptions as boto
 import botocore.session
 from botocore.config import Config
-from botocore.loaders import Loader, create_loader
 
 from agent.errors import UsageError
+from agent.storage.models import models
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
         core.set_config_variable("credentials_file", settings.credentials_file)
         core.set_config_variable("config_file", settings.credentials_file)
     session = boto3.session.Session(botocore_session=core)
-    core.register_component("data_loader", _models())
+    core.register_component("data_loader", models())
     client = session.client(
         "s3",
         region_name=region,
@@ -70,12 +69,6 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
     )
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
     return client
-
-
-@functools.cache
-def _models() -> Loader:
-    """Return botocore's descriptions of services, parsed once: 80 ms of CPU a client otherwise."""
-    return create_loader()
 
 
 def _profile(settings: S3Settings) -> str | None:
