@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
 from agent import allocator, terminal
 from agent.errors import SourceError
@@ -73,9 +74,9 @@ def test_a_bar_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = Monitor()
     monitor.add(bytes_total=2048, bytes_done=1024)
     shown: list[dict[str, object]] = []
-    update = terminal.Progress.update
+    update = Progress.update
     monkeypatch.setattr(
-        terminal.Progress,
+        Progress,
         "update",
         lambda self, task, **fields: (shown.append(fields), update(self, task, **fields))[1],
     )
