@@ -37,7 +37,7 @@ def limit_arenas() -> None:
     mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
-def give_back() -> None:
+def return_memory() -> None:
     """Return unused memory to the system; takes some 50 ms, so ask when nothing is at work."""
     gc.collect()  # an idle agent would make no garbage that sets this off by itself
     with contextlib.suppress(OSError, AttributeError):

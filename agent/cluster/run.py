@@ -19,7 +19,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from agent.allocator import give_back
+from agent.allocator import return_memory
 from agent.cluster import claim, paths
 from agent.cluster.assignment import Movers
 from agent.cluster.client import Kube
@@ -111,7 +111,7 @@ class Agent:
             owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
             clock=clock,
             shutdown=self._shutdown,
-            rest=give_back,
+            rest=return_memory,
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
