@@ -116,8 +116,7 @@ class Agent:
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
         self._watchers: dict[str, Watcher[Any]] = {"pods": self._pod_watcher(kube)}
-        for kind in OrderKind:
-            self._watchers[kind.plural] = self._order_watcher(kube, kind)
+        self._watchers |= {k.plural: self._order_watcher(kube, k) for k in OrderKind}
         for resource, watcher in self._watchers.items():
             metrics.follow_watch(resource, watcher.counts)
 
