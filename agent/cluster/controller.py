@@ -61,7 +61,7 @@ class Controller:
         self._ended: dict[OrderKind, set[str]] = {kind: set() for kind in OrderKind}
         self._counted: set[str] = set()
         self._works: dict[str, Work] = {}
-        self._worked = True  # the start was work
+        self._worked = False
         self._writing: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._alive: dict[str, tuple[str, bool]] = {}

@@ -74,7 +74,7 @@ class Bench:
     """What every order is worked on with.
 
     ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
-    ``rest`` is called on the event loop when the start or work is over and nothing waits for its turn.
+    ``rest`` is called on the event loop when work has ended and nothing more waits for its turn.
     """
 
     desk: StatusDesk
