@@ -4,9 +4,14 @@ A backup allocates buffers of hundreds of kilobytes to some megabytes on a dozen
 default glibc keeps an arena a thread and never returns what such buffers held. Backing 1 GiB up
 to S3 peaked at 260 MiB with two arenas and maps from 4 MiB on, and at 225 MiB with these
 settings, for no more CPU time (``benchmarks/bench_memory.py`` measures the peak).
+
+What lies free between objects that live on is given back only when somebody asks, which an agent
+does that has nothing more to do (``benchmarks/bench_agent.py`` measures what it then holds).
 """
 
+import contextlib
 import ctypes
+import gc
 import logging
 
 _M_TRIM_THRESHOLD = -1
@@ -30,3 +35,10 @@ def limit_arenas() -> None:
     mallopt(_M_ARENA_MAX, ARENAS)
     mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
     mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
+
+
+def return_memory() -> None:
+    """Return unused memory to the system; takes some 50 ms, so ask when nothing is at work."""
+    gc.collect()  # an idle agent would make no garbage that sets this off by itself
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

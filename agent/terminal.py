@@ -2,7 +2,8 @@
 
 Progress goes to stderr, results to stdout. A terminal gets a live bar; anything else gets a line
 every half minute, so that a log tells the same story. Nothing here can hold up a transfer: it
-only reads the monitor's counters.
+only reads the monitor's counters. What draws is imported by who draws: an agent, and a run whose output
+goes to a file, do without it.
 """
 
 import base64
@@ -21,10 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from agent.entry import Entry, Kind
 from agent.monitor import Counters, Monitor
@@ -129,6 +126,9 @@ def progress(monitor: Monitor, verb: str, *, quiet: bool = False) -> Iterator[No
 
 
 def _bar(monitor: Monitor, verb: str, stop: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -175,6 +175,10 @@ def _detail(now: Counters) -> str:
 
 def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
     """Print snapshots, oldest first."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("ID", "Time", "Host", "Size", "Files", "Tags", "Paths"):
         table.add_column(heading, justify="right" if heading in {"Size", "Files"} else "left")
@@ -196,6 +200,10 @@ def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
 
 def verdict_table(verdicts: Iterable[Verdict]) -> str:
     """Return what becomes of snapshots and why, one a line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     for verdict in verdicts:
         snapshot = verdict.snapshot

@@ -56,14 +56,14 @@ class Served:
 
     def __init__(self, folder: Path, port: int, log: Path | None) -> None:
         self._folder = folder
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self._log = log
 
     def place(self, name: str) -> Place:
         """Return where a new repository goes."""
         home = self._folder / f"{name}-home"
         home.mkdir(parents=True)
-        return Place(f"s3:{self._url}/bench/{name}", KEYS, home)
+        return Place(f"s3:{self.url}/bench/{name}", KEYS, home)
 
     def stored(self, name: str) -> int:
         """Return the bytes in all objects of the repository, as the server lists them."""
@@ -78,18 +78,18 @@ class Served:
         if self._log is not None:
             with self._log.open("rb") as log:
                 return sum(b"HTTP/1.1" in line for line in log)
-        with urllib.request.urlopen(f"{self._url}/-/counts") as answer:
+        with urllib.request.urlopen(f"{self.url}/-/counts") as answer:
             return int(json.load(answer)["requests"])
 
-    def create_bucket(self) -> None:
-        """Make the bucket."""
+    def create_bucket(self, name: str) -> None:
+        """Make a bucket."""
         with contextlib.closing(self._client()) as client:
-            client.create_bucket(Bucket="bench")
+            client.create_bucket(Bucket=name)
 
     def _client(self):  # type: ignore[no-untyped-def]
         return boto3.client(
             "s3",
-            endpoint_url=self._url,
+            endpoint_url=self.url,
             region_name="us-east-1",
             aws_access_key_id="bench",
             aws_secret_access_key="bench",
@@ -116,5 +116,5 @@ def storage(kind: str, folder: Path) -> Iterator[Storage]:
         wait_until(lambda: listening(port), name, process, log)
         served = Served(folder, port, None if kind == "sink" else log)
         if kind == "server":
-            served.create_bucket()
+            served.create_bucket("bench")
         yield served

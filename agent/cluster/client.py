@@ -22,12 +22,9 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client import rest
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException
 
 from agent.cluster.credentials import Credentials
+from agent.cluster.sdk import ApiClient, ConfigException, Configuration, rest
 from agent.errors import ApiError, ClusterError
 
 Query = Mapping[str, str]

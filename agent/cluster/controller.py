@@ -61,6 +61,7 @@ class Controller:
         self._ended: dict[OrderKind, set[str]] = {kind: set() for kind in OrderKind}
         self._counted: set[str] = set()
         self._works: dict[str, Work] = {}
+        self._worked = False
         self._writing: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._alive: dict[str, tuple[str, bool]] = {}
@@ -134,6 +135,9 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             while not (self._bench.shutdown.asked and self.idle):
                 self.dispatch(tasks)
+                if self._worked and not self._works:
+                    self._worked = False
+                    self._bench.rest()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(AGAIN_SECONDS):
                         await self._wake.wait()
@@ -206,6 +210,7 @@ class Controller:
             self._metrics.count(order.kind.noun, work.monitor.counters)
             counts.running.dec()
             self._works.pop(uid, None)
+            self._worked = True
             self._wake.set()
 
     async def _refuse(self, order: Order, message: str) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 import aiofiles
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException, load_kube_config
 from yaml import YAMLError  # type: ignore[import-untyped,unused-ignore]
 
+from agent.cluster.sdk import ConfigException, Configuration, load_kube_config
 from agent.config import ClusterAccess
 from agent.errors import ClusterError
 

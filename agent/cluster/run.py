@@ -18,6 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from agent.allocator import return_memory
 from agent.cluster import claim, paths
 from agent.cluster.assignment import Movers
 from agent.cluster.client import Kube
@@ -109,12 +110,12 @@ class Agent:
             owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
             clock=clock,
             shutdown=self._shutdown,
+            rest=return_memory,
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
         self._watchers: dict[str, Watcher[Any]] = {"pods": self._pod_watcher(kube)}
-        for kind in OrderKind:
-            self._watchers[kind.plural] = self._order_watcher(kube, kind)
+        self._watchers |= {k.plural: self._order_watcher(kube, k) for k in OrderKind}
         for resource, watcher in self._watchers.items():
             metrics.follow_watch(resource, watcher.counts)
 

@@ -80,6 +80,7 @@ class Bench:
     """What every order is worked on with.
 
     ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
+    ``rest`` is called on the event loop when work has ended and nothing more waits for its turn.
     """
 
     desk: StatusDesk
@@ -91,6 +92,7 @@ class Bench:
     clock: Clock
     shutdown: Shutdown
     tick_seconds: float = LEAST_SECONDS
+    rest: Callable[[], None] = lambda: None
 
 
 class Work:

@@ -4,6 +4,7 @@ A key file is the only file of a repository that is plain JSON (restic-format.md
 Pure: salt, IV, time and names come from the caller.
 """
 
+import functools
 import hashlib
 from typing import Annotated
 
@@ -66,6 +67,14 @@ _key_file = msgspec.json.Decoder(KeyFile)
 _master_key = msgspec.json.Decoder(_MasterKey)
 
 
+_REMEMBERED = 16
+"""Repositories, about, that an agent opens again without the half second that scrypt is made to take.
+
+The keys stay in the memory of a process that may ask for the password at any time.
+"""
+
+
+@functools.lru_cache(_REMEMBERED)
 def _derive(password: str, salt: bytes, cost: ScryptCost) -> Key:
     derived = hashlib.scrypt(
         password.encode(errors="surrogateescape"),  # the environment's bytes, as restic takes them

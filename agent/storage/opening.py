@@ -41,6 +41,6 @@ def open_storage(
 
 def open_s3(settings: S3Settings, policy: RetryPolicy | None = None) -> Storage:
     """Return the S3 storage of ``settings`` behind the retry wrapper."""
-    from agent.storage.s3 import S3Storage  # boto3 takes a third of a local run's start-up
+    from agent.storage.s3 import S3Storage  # botocore takes a third of a local run's start-up
 
     return Retrying(S3Storage(settings), policy)

@@ -1,24 +1,22 @@
-"""Our way to make a boto3 client: no retries, no hidden copies, cheap listings.
+"""Our way to make a client of S3: no retries, no hidden copies, cheap listings.
 
-boto3's defaults cost twice the CPU and break several services that are not Amazon's; each
-setting below was measured (s3.md sections 1, 2 and 6). The retry is ours alone (``retry.py``),
-so boto3 gets one attempt.
+It is botocore's, as boto3's is, without what boto3 adds to it for transfers of files. The defaults
+cost twice the CPU and break several services that are not Amazon's; each setting below was measured
+(s3.md sections 1, 2 and 6). The retry is ours alone (``retry.py``), so botocore gets one attempt.
 """
 
 import contextlib
-import functools
 import os
 import urllib.parse
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import boto3
 import botocore.exceptions as boto
 import botocore.session
 from botocore.config import Config
-from botocore.loaders import Loader, create_loader
 
 from agent.errors import UsageError
+from agent.storage.models import models
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -59,9 +57,8 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
     if settings.credentials_file is not None:
         core.set_config_variable("credentials_file", settings.credentials_file)
         core.set_config_variable("config_file", settings.credentials_file)
-    session = boto3.session.Session(botocore_session=core)
-    core.register_component("data_loader", _models())
-    client = session.client(
+    core.register_component("data_loader", models())
+    client = core.create_client(
         "s3",
         region_name=region,
         endpoint_url=settings.endpoint_url,
@@ -69,13 +66,7 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
         config=_config(settings),
     )
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
-    return client
-
-
-@functools.cache
-def _models() -> Loader:
-    """Return botocore's descriptions of services, parsed once: 80 ms of CPU a client otherwise."""
-    return create_loader()
+    return cast("S3Client", client)
 
 
 def _profile(settings: S3Settings) -> str | None:

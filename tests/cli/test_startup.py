@@ -79,3 +79,31 @@ def test_a_command_does_not_import_the_others(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.endswith("0 ['agent.commands.backups', 'agent.commands.exits']\n")
+
+
+def test_an_agent_imports_what_it_needs_of_its_clients_and_nothing_that_draws() -> None:
+    found = modules_after("import agent.cli, agent.cluster.run, agent.storage.s3")
+    ours = {name.split(".")[2] for name in found if name.startswith("kubernetes.aio.")}
+    assert ours == {"client", "config", "utils"}
+    assert [n for n in found if n.startswith("kubernetes.") and "kubernetes.aio" not in n] == []
+    assert {"botocore", "aiohttp"} <= found
+    assert not {"boto3", "rich", "requests"} & found
+
+
+def test_the_rest_of_the_kubernetes_package_can_still_be_imported() -> None:
+    found = modules_after(
+        "import agent.cluster.sdk", "from kubernetes import client", "client.V1Pod"
+    )
+    assert "kubernetes.client.models.v1_pod" in found
+
+
+def modules_after(*statements: str) -> set[str]:
+    """Run statements in a process of their own; return the modules that it then has."""
+    show = "import sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join([*statements, show])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())

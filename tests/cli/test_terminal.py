@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
 from agent import allocator, terminal
 from agent.errors import SourceError
@@ -73,9 +74,9 @@ def test_a_bar_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = Monitor()
     monitor.add(bytes_total=2048, bytes_done=1024)
     shown: list[dict[str, object]] = []
-    update = terminal.Progress.update
+    update = Progress.update
     monkeypatch.setattr(
-        terminal.Progress,
+        Progress,
         "update",
         lambda self, task, **fields: (shown.append(fields), update(self, task, **fields))[1],
     )
@@ -112,3 +113,16 @@ def test_the_allocator_is_left_alone_where_it_is_another(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ctypes, "CDLL", other_libc)
     allocator.limit_arenas()
+    allocator.return_memory()
+
+
+def test_memory_that_lies_between_what_lives_on_is_returned() -> None:
+    scattered = [bytes(4096) for _ in range(20_000)]
+    held = _resident_bytes()
+    del scattered[: len(scattered) - 1]
+    allocator.return_memory()
+    assert _resident_bytes() < held - (60 << 20)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

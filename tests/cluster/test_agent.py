@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agent.cancel import CancelToken
+from agent.cluster import run
 from agent.cluster.assignment import Assignment, Movers, Outcome
 from agent.cluster.client import Kube
 from agent.cluster.credentials import KubeconfigCredentials
@@ -226,6 +227,23 @@ async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeM
     assert 'podlift_claims_total{result="won"} 1.0' in metrics
     assert "podlift_uploaded_bytes_total 1000.0" in metrics
     assert 'podlift_lists_total{resource="podvolumebackups"} 1.0' in metrics
+
+
+async def test_memory_is_returned_once_all_work_has_ended(
+    standin: StandinServer, mover: FakeMover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, returned = Stage(standin, tmp_path), []
+
+    def phases() -> list[str]:
+        return [stage.status(name).get("phase", "") for name in ("b-1", "b-2")]
+
+    monkeypatch.setattr(run, "return_memory", lambda: returned.append(phases()))
+    stage.pvb("b-1")
+    stage.pvb("b-2")
+    async with agent_on(stage, mover):
+        await stage.ended("b-2")
+        await until(lambda: returned, "memory to be returned")
+    assert returned == [["Completed", "Completed"]]
 
 
 async def test_progress_is_reported_while_the_backup_runs(stage: Stage, mover: FakeMover) -> None:

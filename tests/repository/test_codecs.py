@@ -122,6 +122,26 @@ class TestKeyFiles:
         with pytest.raises(WrongPassword, match="keys/k"):
             open_key(key, password + "x", "k")
 
+    def test_a_key_that_was_opened_once_costs_no_scrypt_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[bytes] = []
+        scrypt = hashlib.scrypt
+
+        def counted(password: bytes, **how: Any) -> bytes:
+            asked.append(password)
+            return scrypt(password, **how)
+
+        monkeypatch.setattr(hashlib, "scrypt", counted)
+        stored = encode_key("once and again", KEY, Origin("", "u", "h"), b"s" * 80, CHEAP)
+        for _ in range(3):
+            opened = open_key(decode_key(stored, "k"), "once and again", "k")
+            assert opened.encrypt == KEY.encrypt
+        assert asked == [b"once and again"]
+        other = encode_key("once and again", KEY, Origin("", "u", "h"), b"t" * 80, CHEAP)
+        open_key(decode_key(other, "k"), "once and again", "k")
+        assert len(asked) == 2
+
     def test_a_password_of_the_environment_need_not_be_utf_8(self) -> None:
         raw = b"pass\xffword"
         stored = encode_key(
