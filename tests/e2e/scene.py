@@ -340,10 +340,12 @@ class Scene:
 
     # -- judges --------------------------------------------------------------------------------
 
-    def restic(self, restic: Restic, *arguments: str, cwd: Path | None = None) -> str:
-        """Call real restic on this scene's repository and return what it says."""
+    def restic(
+        self, restic: Restic, *arguments: str, cwd: Path | None = None, prefix: str = ""
+    ) -> str:
+        """Call real restic on this scene's repository, or another one, and return what it says."""
         done = restic.run(
-            self.repository,
+            self.s3.repository(self.bucket, prefix or self.prefix),
             "--cacert",
             str(self.s3.ca),
             *arguments,

@@ -51,11 +51,13 @@ def snapshots(scene: Scene, restic: Restic) -> dict[str, Json]:
     return {snapshot["id"]: snapshot for snapshot in found}
 
 
-def assert_restorable(scene: Scene, restic: Restic, snapshot: str, volume: Volume) -> None:
+def assert_restorable(
+    scene: Scene, restic: Restic, snapshot: str, volume: Volume, prefix: str = ""
+) -> None:
     """Let restic read every byte, restore the snapshot, and compare."""
-    scene.restic(restic, "check", "--read-data")
+    scene.restic(restic, "check", "--read-data", prefix=prefix)
     target = scene.directory / f"restored-{snapshot[:8]}"
-    scene.restic(restic, "restore", snapshot, "--target", str(target))
+    scene.restic(restic, "restore", snapshot, "--target", str(target), prefix=prefix)
     assert list(differences(volume.path, target)) == []
 
 

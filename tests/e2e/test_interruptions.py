@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -73,32 +74,39 @@ class TestOneBackup:
         assert_nothing_left(stuck)
 
     @on_the_real_one
-    def test_sigterm_ends_it_as_failed_and_the_agent_in_time(
-        self, stuck: Scene, restic: Restic
+    def test_sigterm_leaves_it_to_the_next_agent_and_ends_in_time(
+        self, stuck: Scene, restic: Restic, proxy: FaultProxy
     ) -> None:
-        with stuck.agent() as agent:
+        with stuck.agent("--grace-seconds", "8") as agent:
             name, volume = start(stuck, agent)
+            began = time.monotonic()
             assert agent.end(signal.SIGTERM) == 0
-        status = stuck.status(name)
-        assert status["phase"] == "Failed"
-        assert status["message"].startswith(f"canceled: the agent on node {stuck.node} was stopped")
-        assert "snapshotID" not in status
+            assert time.monotonic() - began < 15
+        left = stuck.status(name)
+        assert left["phase"] == "InProgress"
+        assert "message" not in left
         assert_nothing_left(stuck)
+        proxy.clear()
         with stuck.agent() as agent:
-            again = stuck.completed(stuck.backup(volume), agent)
-        assert_restorable(stuck, restic, again["snapshotID"], volume)
+            status = stuck.completed(name, agent)
+        assert status["startTimestamp"] == left["startTimestamp"]
+        assert_restorable(stuck, restic, status["snapshotID"], volume, STUCK)
 
     @on_the_standin
-    def test_what_a_killed_agent_left_running_is_ended_by_the_next(self, stuck: Scene) -> None:
+    def test_what_a_killed_agent_left_running_is_completed_by_the_next(
+        self, stuck: Scene, restic: Restic, proxy: FaultProxy
+    ) -> None:
         with stuck.agent() as agent:
             name, volume = start(stuck, agent)
             agent.end(signal.SIGKILL)
         assert stuck.status(name)["phase"] == "InProgress"
+        assert stuck.objects(f"{STUCK}/locks/")
+        proxy.clear()
         with stuck.agent() as agent:
-            status = stuck.ended(name, agent)
-            stuck.completed(stuck.backup(volume), agent)
-        assert status["phase"] == "Failed"
-        assert "the agent on this node was restarted while this backup ran" in status["message"]
+            status = stuck.completed(name, agent)
+            assert "claimed again" in agent.log_text
+        assert not stuck.objects(f"{STUCK}/locks/")
+        assert_restorable(stuck, restic, status["snapshotID"], volume, STUCK)
 
 
 class TestSeveralAgents:
