@@ -1,0 +1,102 @@
+"""A stage for whole agents: a node with one pod and its volume, a location and its secrets."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.config import AgentSettings, ClusterAccess
+from tests.cluster.scene import NODE, create_pvb, read_pvb, until
+from tests.support.apihandle import ApiServer, Json
+
+VELERO = "v1.17.2"  # the first with spec.cancel
+
+
+class Stage:
+    """A node with one pod and its volume, a location and its secrets."""
+
+    def __init__(self, server: ApiServer, directory: Path) -> None:
+        self.server = server
+        self.host_pods = directory / "pods"
+        self.cache = directory / "cache"
+        server.apply_velero_crds(VELERO)
+        pod = {
+            "metadata": {"name": "db-0"},
+            "spec": {
+                "nodeName": NODE,
+                "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "data", "emptyDir": {}}],
+            },
+        }
+        self.pod = server.create(server.path("pods"), pod)
+        self.volume = (
+            self.host_pods / self.pod["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/data"
+        )
+        self.volume.mkdir(parents=True)
+        location = {
+            "apiVersion": "velero.io/v1",
+            "kind": "BackupStorageLocation",
+            "metadata": {"name": "default"},
+            "spec": {
+                "provider": "aws",
+                "objectStorage": {"bucket": "bucket", "prefix": "velero"},
+                "config": {"s3Url": "https://s3.example.org", "region": "r"},
+                "credential": {"name": "cloud", "key": "file"},
+            },
+        }
+        server.create(server.path("backupstoragelocations"), location)
+        self.secret("cloud", "file", b"[default]\naws_access_key_id = a\n")
+        self.secret("velero-repo-credentials", "repository-password", b" pass \n")
+
+    def secret(self, name: str, key: str, value: bytes) -> None:
+        data = {key: base64.b64encode(value).decode()}
+        self.server.create(self.server.path("secrets"), {"metadata": {"name": name}, "data": data})
+
+    def settings(self, **changes: Any) -> AgentSettings:
+        defaults: dict[str, Any] = {
+            "node_name": NODE,
+            "namespace": self.server.namespace,
+            "access": ClusterAccess(kubeconfig=Path(self.server.kubeconfig)),
+            "host_pods": self.host_pods,
+            "cache_dir": self.cache,
+            "metrics_address": ("127.0.0.1", 0),
+        }
+        return AgentSettings(**(defaults | changes))
+
+    def left_by_the_dead(
+        self, name: str, *, began: str = "2026-01-01T00:00:00Z", earlier: Sequence[str] = ()
+    ) -> None:
+        """Make an object one that a process that is gone was working on."""
+        mark = {
+            "node": NODE, "pod": "agent-x", "podUid": "gone", "attempt": "old", "since": began,
+            "earlier": list(earlier),
+        }  # fmt: skip
+        path = self.server.path("podvolumebackups", name)
+        annotations = {"podlift.io/owner": json.dumps(mark)}
+        self.server.patch(path, {"metadata": {"annotations": annotations}})
+        self.server.patch_status(path, {"phase": "InProgress", "startTimestamp": began})
+
+    def pvb(self, name: str, **changes: Any) -> Json:
+        metadata = self.pod["metadata"]
+        reference = {key: metadata[key] for key in ("name", "namespace", "uid")}
+        return create_pvb(self.server, name, **({"pod": reference} | changes))
+
+    def status(self, name: str) -> Json:
+        found: Json = read_pvb(self.server, name).get("status") or {}
+        return found
+
+    async def phase(self, name: str, phase: str) -> Json:
+        def reached() -> Json | None:
+            status = self.status(name)
+            return status if status.get("phase") == phase else None
+
+        found: Json = await until(reached, f"{name} to be {phase}")
+        return found
+
+    async def ended(self, name: str) -> Json:
+        found: Json = await until(
+            lambda: "completionTimestamp" in (status := self.status(name)) and status,
+            f"the end of {name}",
+        )
+        return found

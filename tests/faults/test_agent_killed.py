@@ -1,0 +1,155 @@
+"""The agent is killed at every one of its calls, and the next one completes what it was doing.
+
+One backup is run again and again. In the n-th run the agent gets SIGKILL at its n-th call to the storage
+or the API server, before the call or after it; then a new agent is started. The PodVolumeBackup has
+to be Completed, restic reads every byte, the snapshot is restored and compared, and what was sent
+is not sent again: blobs that are stored twice are counted, and there may be only those of the packs
+that were just on their way.
+"""
+
+import itertools
+import multiprocessing
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from agent.cancel import NEVER
+from agent.monitor import Monitor
+from agent.repository.identity import BlobId, BlobType
+from agent.repository.opening import open_repository
+from agent.repository.pack import open_pack
+from agent.repository.repository import Repository
+from agent.repository.uploads import CONNECTIONS
+from agent.storage.local import LocalStorage
+from agent.transfer.restore import RestoreRequest, restore
+from tests.cluster.stage import Stage
+from tests.faults.agent_killing import PACK_BYTES, Plan, start
+from tests.interop.volumes import differences
+from tests.support.apiservers import StandinServer
+from tests.support.requirements import missing
+from tests.support.restic import HOW, Restic, binaries
+from tests.transfer.running import noise
+
+PASSWORD = "pass"
+SECONDS = 60.0
+MOST_CALLS = 600
+STRIDE = 7
+"""Each test takes every seventh call, all of them together take all."""
+
+TWICE_BYTES = (CONNECTIONS + 2) * (PACK_BYTES + (64 << 10))
+"""What may be stored twice: the packs that were in flight."""
+
+
+class Killing:
+    """The stage, the volume, and what was seen so far."""
+
+    def __init__(self, stage: Stage, root: Path) -> None:
+        self.stage = stage
+        self.root = root
+        self.survived = 0
+        self.twice: list[int] = []
+        found = binaries()
+        if not found:
+            missing("the restic binary (it judges our repositories)", HOW)
+        home = root / "home"
+        home.mkdir()
+        self.judges = itertools.cycle([Restic(binary, home) for binary in found])
+        for number in range(3):
+            folder = stage.volume / f"d{number}"
+            folder.mkdir()
+            for file in range(12):
+                (folder / f"f{file}").write_bytes(noise(100 * number + file, 9000))
+        (stage.volume / "large").write_bytes(noise(7, 2 << 20))
+        (stage.volume / "link").symlink_to("large")
+
+    def run(self, nth: int, *, after: bool) -> bool:
+        """Kill an agent at its n-th call, let the next one finish; return False if it lived."""
+        name, place = f"b-{nth}-{'after' if after else 'before'}", self.root / f"repo-{nth}-{after}"
+        settings = self.stage.settings(cache_dir=self.root / f"cache-{nth}-{after}")
+        self.stage.pvb(name, tags={"volume": "data", "backup-uid": name})
+        killed = self._until_ended(name, Plan(settings, place, nth, after))
+        if killed:
+            assert not self._until_ended(name, Plan(settings, place))
+        self._judge(self.stage.status(name), place, settings.cache_dir)
+        for path in (place, settings.cache_dir):
+            shutil.rmtree(path)
+        self.stage.server.delete(self.stage.server.path("podvolumebackups", name))
+        self.survived += killed
+        return killed
+
+    def _until_ended(self, name: str, plan: Plan) -> bool:
+        """Run an agent until the backup has ended; return True if the agent was killed before."""
+        process = start(plan)
+        deadline = time.monotonic() + SECONDS
+        while process.is_alive() and "completionTimestamp" not in self.stage.status(name):
+            assert time.monotonic() < deadline, f"{name} does not end: {self.stage.status(name)}"
+            time.sleep(0.02)
+        process.terminate()  # an agent that lives ends in good order
+        process.join(SECONDS)
+        assert process.exitcode in (0, -9), process.exitcode
+        return process.exitcode == -9
+
+    def _judge(self, status: dict[str, str], place: Path, cache: Path) -> None:
+        assert status["phase"] == "Completed", status
+        repository = open_repository(LocalStorage(place), PASSWORD)
+        assert status["snapshotID"] in {each.id for each in repository.snapshots()}
+        assert not list((place / "locks").iterdir())
+        assert not [each for each in repository.snapshots() if each.is_checkpoint]
+        assert not list(cache.rglob("journal.*"))
+        done = next(self.judges).run(
+            str(place), "check", "--read-data", "--no-cache", password=PASSWORD
+        )
+        assert "no errors were found" in done.stdout
+        target = self.root / "restored"
+        monitor = Monitor()
+        wanted = RestoreRequest(repository.snapshot(status["snapshotID"]).tree, target)
+        restore(repository.reading(), wanted, monitor, NEVER)
+        assert monitor.problems == []
+        assert differences(self.stage.volume, target) == []
+        shutil.rmtree(target)
+        self.twice.append(stored_twice(repository, place))
+        assert self.twice[-1] <= TWICE_BYTES
+
+    def tell(self, calls: str) -> None:
+        """Print what the harness is for."""
+        print(  # noqa: T201 (what the harness is there to show)
+            f"\nkilled {calls}: {self.survived} of {self.survived} survived; stored twice: at most"
+            f" {max(self.twice, default=0)} bytes, {sum(self.twice)} in all"
+        )
+
+
+def stored_twice(repository: Repository, place: Path) -> int:
+    """Return how many bytes of data blobs lie in the repository more often than once."""
+    sizes: dict[BlobId, int] = {}
+    seen: Counter[BlobId] = Counter()
+    for path in (place / "data").rglob("*"):
+        if path.is_file():
+            for blob in open_pack(path.read_bytes(), repository.objects.key, path.name):
+                if blob.type is BlobType.DATA:
+                    sizes[blob.id] = blob.length
+                    seen[blob.id] += 1
+    return sum(sizes[id] * (count - 1) for id, count in seen.items())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("first", range(1, STRIDE + 1))
+def test_a_kill_at_any_call_is_survived(
+    standin: StandinServer, tmp_path: Path, first: int, after: bool
+) -> None:
+    killing = Killing(Stage(standin, tmp_path), tmp_path)
+    for nth in range(first, MOST_CALLS, STRIDE):
+        if not killing.run(nth, after=after):
+            break
+    assert 3 < killing.survived < MOST_CALLS // STRIDE
+    killing.tell(f"at calls {first}, {first + STRIDE}, … ({'after' if after else 'before'} each)")
+    assert not multiprocessing.active_children()
+
+
+def test_the_stage_runs_without_a_kill(standin: StandinServer, tmp_path: Path) -> None:
+    killing = Killing(Stage(standin, tmp_path), tmp_path)
+    assert not killing.run(0, after=False)
+    assert killing.twice == [0]
