@@ -144,12 +144,24 @@ def decide(order: Order, us: Owner, policy: Policy, view: View) -> Decision:
     """Return what is to be done about one observation."""
     site = _site(order, us, view)
     if view.held:
+        if _is_from_before(order, us):
+            return Ignore("it is seen as it was before our claim")
         return _WORKING[standing(order), hold(order, us, view)](order, policy, site)
     if site.where is Where.ELSEWHERE:
         return Ignore(site.reason)
     if site.where is Where.ASK and not order.final:
         return AskPod()
     return _IDLE[standing(order), hold(order, us, view)](order, policy, site)
+
+
+def _is_from_before(order: Order, us: Owner) -> bool:
+    """Tell whether an object that we hold is seen as it was when somebody before us held it.
+
+    Events may be late. Who takes a claim over names whom it was taken from, so a mark that does not
+    name us is an older one.
+    """
+    owner = order.owner
+    return owner is not None and not us.same(owner) and not owner.succeeds(us) and not order.final
 
 
 def _site(order: Order, us: Owner, view: View) -> Site:
@@ -266,7 +278,7 @@ def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
 
 
 def _given_up(order: Order, owner: Owner) -> str:
-    every = "; ".join((*owner.earlier, f"pod {owner.pod or '?'} from {owner.since or '?'}"))
+    every = "; ".join((*owner.earlier, owner.words))
     return (
         f"given up after {MOST_ATTEMPTS} attempts, since the agent ended in each of them: {every}. Look "
         "why it ended (kubectl describe pod, kubectl logs --previous; often the memory limit), then "

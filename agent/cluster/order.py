@@ -24,6 +24,10 @@ RUNNING_PHASE = "InProgress"
 FINAL_PHASES = frozenset({"Completed", "Failed", "Canceled"})
 
 
+_SHORT = 12
+"""Digits of an attempt that people see; enough to tell a handful of them apart."""
+
+
 class OrderKind(enum.Enum):
     """Which of Velero's two kinds an order is; the value is its ``kind``."""
 
@@ -58,8 +62,16 @@ class Owner(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         """Return this owner as it takes over from ``before``, or begins if nobody was there."""
         if before is None:
             return msgspec.structs.replace(self, since=now)
-        gone = f"pod {before.pod or '?'} from {before.since or '?'}"
-        return msgspec.structs.replace(self, since=now, earlier=(*before.earlier, gone))
+        return msgspec.structs.replace(self, since=now, earlier=(*before.earlier, before.words))
+
+    @property
+    def words(self) -> str:
+        """Return who this is, for people."""
+        return f"pod {self.pod or '?'} ({self.attempt[:_SHORT]}) from {self.since or '?'}"
+
+    def succeeds(self, other: "Owner") -> bool:
+        """Tell whether this one has taken over from the other, or from one that had."""
+        return any(f"({other.attempt[:_SHORT]})" in words for words in self.earlier)
 
     def same(self, other: "Owner | None") -> bool:
         """Tell whether the other is this process."""

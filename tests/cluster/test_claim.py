@@ -32,6 +32,9 @@ WORN = msgspec.structs.replace(
 )
 """The last of as many processes as may work on one object."""
 
+HEIR = OTHER.succeeding(US, "later")
+"""One that has taken over from us."""
+
 POLICY = Policy()
 
 NEW = Order(
@@ -97,7 +100,12 @@ DEAD = View(owner_alive=False)
         (NEW, HELD, Ignore),
         (but(phase="InProgress", owner=US, cancel=True), HELD, Cancel),
         (but(phase="InProgress", owner=US, deleting=True), HELD, Cancel),
-        (but(phase="InProgress", owner=OTHER), HELD, Abandon),
+        (but(phase="InProgress", owner=HEIR), HELD, Abandon),
+        (but(owner=HEIR), HELD, Abandon),
+        # As it was before our claim: events may be late.
+        (but(phase="InProgress", owner=OTHER), HELD, Ignore),
+        (but(phase="InProgress", owner=EARLIER), HELD, Ignore),
+        (but(owner=EARLIER), HELD, Ignore),
         (but(phase="Failed", owner=US), HELD, Abandon),
         (but(phase="Prepared"), HELD, Abandon),
     ],
@@ -171,7 +179,8 @@ ASK = Site(Where.ASK)
         (restore_but(phase="InProgress", owner=US), View(held=True, site=WAITING), Ignore),
         (restore_but(phase="InProgress", owner=US), View(held=True, site=ELSEWHERE), Ignore),
         (restore_but(phase="InProgress", owner=US), View(held=True, site=LOST), Cancel),
-        (restore_but(phase="InProgress", owner=OTHER), View(held=True, site=HERE), Abandon),
+        (restore_but(phase="InProgress", owner=HEIR), View(held=True, site=HERE), Abandon),
+        (restore_but(phase="InProgress", owner=EARLIER), View(held=True, site=HERE), Ignore),
     ],
 )
 def test_each_observation_of_a_restore_leads_to_one_decision(
@@ -233,7 +242,7 @@ def test_what_ended_its_agent_too_often_is_given_up_with_the_whole_story() -> No
     decision = decide(but(phase="InProgress", owner=WORN), US, POLICY, IDLE)
     assert isinstance(decision, FailOrphan)
     assert f"given up after {MOST_ATTEMPTS} attempts" in decision.message
-    for who in ("agent-0", "agent-3", "pod agent-b from 2026-01-05"):
+    for who in ("agent-0", "agent-3", "pod agent-b (first) from 2026-01-05"):
         assert who in decision.message
     assert "memory limit" in decision.message
     less = msgspec.structs.replace(WORN, earlier=WORN.earlier[1:])
@@ -244,7 +253,10 @@ def test_a_claim_that_is_taken_over_remembers_who_had_it() -> None:
     first = US.succeeding(None, "t1")
     assert (first.since, first.earlier) == ("t1", ())
     third = EARLIER.succeeding(OTHER.succeeding(first, "t2"), "t3")
-    assert third.earlier == ("pod agent-b from t1", "pod agent-a from t2")
+    assert third.earlier == ("pod agent-b (second) from t1", "pod agent-a (other) from t2")
+    assert third.succeeds(US)
+    assert third.succeeds(OTHER)
+    assert not third.succeeds(third)
     assert third.since == "t3"
     assert EARLIER.same(third)
     assert not US.same(third)

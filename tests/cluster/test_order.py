@@ -156,7 +156,7 @@ def test_every_patch_is_bound_to_the_version_it_was_decided_on() -> None:
 
 def test_a_claim_names_those_who_had_begun_to_work_and_nobody_else() -> None:
     us, before = Owner(attempt="b"), Owner(pod="p", attempt="a", since="then")
-    for phase, earlier in (("", ()), ("New", ()), ("InProgress", ("pod p from then",))):
+    for phase, earlier in (("", ()), ("New", ()), ("InProgress", ("pod p (a) from then",))):
         seen = msgspec.structs.replace(SEEN, phase=phase, owner=before)
         text = patches.claim(seen, us, NOW)["metadata"]["annotations"]["podlift.io/owner"]
         mark = msgspec.json.decode(text, type=Owner)
