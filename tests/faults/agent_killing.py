@@ -100,9 +100,6 @@ class Steps:
 
 
 def _run(plan: Plan) -> None:
-    import logging
-
-    logging.basicConfig(level=logging.INFO)
     steps = Steps(plan)
     steps.watch()
 
