@@ -114,6 +114,10 @@ class NoRepository(RepositoryError):
     """There is no repository at this place."""
 
 
+class KeysMissing(NoRepository):
+    """There is a config without any key: a repository in the making, or one that nobody finished."""
+
+
 class RepositoryExists(RepositoryError):
     """A repository is there already; none was made and nothing was changed."""
 

@@ -14,9 +14,11 @@ import time
 from agent.cancel import NEVER, CancelToken
 from agent.config import CacheDir
 from agent.errors import (
+    KeysMissing,
     MalformedData,
     NoRepository,
     ObjectMissing,
+    RepositoryError,
     RepositoryExists,
     UsageError,
     WrongPassword,
@@ -41,6 +43,11 @@ from chunker import generate_polynomial
 
 MAX_KEYS = 20
 """restic gives up after as many keys (restic-format.md section 2.2)."""
+
+ABANDONED_SECONDS = 16 * 60.0
+"""A maker's key is written, or was given up, before: its last request ends within 15 minutes."""
+
+ABANDONED_LOOK_SECONDS = 10.0
 
 _KEY_WAIT_SECONDS = (0.5, 1.0, 2.0, 4.0)
 
@@ -77,7 +84,7 @@ def _master_key(storage: Storage, password: str, cancel: CancelToken) -> Key:
         cancel.pause(seconds)  # somebody may just be making this repository
         found = list(names(storage, Folder.KEYS, cancel))
     if not found:
-        raise NoRepository(
+        raise KeysMissing(
             f"{storage.place} has a config but no keys: making it was interrupted, or its keys"
             " were deleted. If it never held a backup, delete its `config` and start again"
         )
@@ -165,9 +172,9 @@ def _exists(storage: Storage) -> RepositoryExists:
 def open_or_create(
     storage: Storage, password: str, *, cache: CacheDir | None = None, cancel: CancelToken = NEVER
 ) -> Repository:
-    """Open a repository, and make it first if nothing is there."""
+    """Open a repository, and make it first if nothing is there, or what somebody left half-made."""
     try:
-        return open_repository(storage, password, cache=cache, cancel=cancel)
+        return _open_when_made(storage, password, cache, cancel)
     except NoRepository:
         try:
             create_repository(storage, password, cancel=cancel)
@@ -175,3 +182,42 @@ def open_or_create(
         except RepositoryExists as error:
             log.info("%s", error)
     return open_repository(storage, password, cache=cache, cancel=cancel)
+
+
+def _open_when_made(
+    storage: Storage, password: str, cache: CacheDir | None, cancel: CancelToken
+) -> Repository:
+    """Open a repository; one without keys is waited for, then removed if nothing is in it.
+
+    Its maker may be dead, and nobody but the maker can finish it. Whoever lives has written the key, or
+    given up, before ``ABANDONED_SECONDS`` are over.
+    """
+    config = b""
+    until = time.monotonic() + ABANDONED_SECONDS
+    while True:
+        try:
+            return open_repository(storage, password, cache=cache, cancel=cancel)
+        except KeysMissing as error:
+            seen = storage.get(CONFIG_KEY, cancel=cancel)
+            if seen != config:  # somebody else makes it now
+                config, until = seen, time.monotonic() + ABANDONED_SECONDS
+            if time.monotonic() < until:
+                log.warning("waiting for whoever makes it: %s", error)
+                cancel.pause(min(ABANDONED_LOOK_SECONDS, ABANDONED_SECONDS))
+            else:
+                _remove_half_made(storage, config, cancel)
+
+
+def _remove_half_made(storage: Storage, config: bytes, cancel: CancelToken) -> None:
+    """Remove a config without keys, unless anything else is there; others may be about the same."""
+    for folder in (Folder.KEYS, Folder.DATA, Folder.SNAPSHOTS, Folder.INDEX):
+        if next(names(storage, folder, cancel), None) is not None:
+            raise RepositoryError(
+                f"{storage.place} has a config that no key opens, and files in {folder}/: its keys"
+                " were deleted. Nothing was changed; restore them from a copy"
+            )
+    longest = min(ABANDONED_LOOK_SECONDS, ABANDONED_SECONDS)
+    cancel.pause(secrets.SystemRandom().uniform(0.0, longest))
+    if storage.get(CONFIG_KEY, cancel=cancel) == config:
+        log.warning("%s was left half-made and holds nothing; it is made anew", storage.place)
+        storage.delete(CONFIG_KEY, cancel=cancel)

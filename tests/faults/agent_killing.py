@@ -62,10 +62,11 @@ class Steps:
     def before(self) -> bool:
         """Count a call; return whether the process is to die after it."""
         with self._lock:
-            meant = next(self._count) == self._plan.nth
-        if meant and not self._plan.after:
+            number = next(self._count)
+        last = self._plan.nth + self._plan.after  # one that failed, or was not heard to its end
+        if self._plan.nth and number >= last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return meant
+        return number == self._plan.nth
 
     def end(self, meant: bool) -> None:
         """Die if the call was the one."""
@@ -110,7 +111,8 @@ def _run(plan: Plan) -> None:
     opening.ScryptCost = functools.partial(ScryptCost, n=16, r=1, p=1)  # type: ignore[misc, assignment]
     pack.TARGET_BYTES = writer.TARGET_BYTES = PACK_BYTES  # type: ignore[attr-defined]
     uploads.INDEX_SECONDS = 0.05
-    locking.SETTLE_SECONDS = 0.0
+    locking.SETTLE_SECONDS = opening.ABANDONED_SECONDS = 0.0
+    opening._KEY_WAIT_SECONDS = (0.01,)  # type: ignore[assignment]
     checkpoint.SECONDS, checkpoint._LOOK_SECONDS = 0.1, 0.01
     back_up = functools.partial(mover.move, cache=CacheDir(plan.settings.cache_dir, 64))
     asyncio.run(run_agent(plan.settings, Movers(back_up, give_back)))

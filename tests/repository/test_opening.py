@@ -1,6 +1,7 @@
 """Opening and creating: one repository at one place, and a clear word for each way to fail."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from agent.errors import (
     MalformedData,
     NoRepository,
+    RepositoryError,
     RepositoryExists,
     Unreachable,
     UnsupportedFormat,
@@ -104,6 +106,51 @@ def test_a_config_without_keys_is_explained(storage: MemoryStorage) -> None:
         storage.delete(key)
     with pytest.raises(NoRepository, match="config but no keys"):
         open_repository(storage, PASSWORD)
+
+
+@pytest.fixture
+def half_made(storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> MemoryStorage:
+    """Return a repository whose maker died before its key was written."""
+    for key in keys(storage, "keys"):
+        storage.delete(key)
+    monkeypatch.setattr(opening, "ABANDONED_SECONDS", 0.2)
+    monkeypatch.setattr(opening, "ABANDONED_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(opening, "_KEY_WAIT_SECONDS", ())
+    monkeypatch.setattr(opening, "ScryptCost", lambda: CHEAP)
+    return storage
+
+
+def test_a_repository_that_nobody_finished_is_made_anew_after_a_while(
+    half_made: MemoryStorage,
+) -> None:
+    before = half_made.get("config")
+    began = time.monotonic()
+    assert open_or_create(half_made, PASSWORD).snapshots() == []
+    assert time.monotonic() - began >= 0.2
+    assert half_made.get("config") != before
+    assert len(keys(half_made, "keys")) == 1
+
+
+def test_a_key_that_comes_late_is_honoured(half_made: MemoryStorage) -> None:
+    whole = MemoryStorage()
+    create_repository(whole, PASSWORD, cost=CHEAP)
+    half_made.put("config", whole.get("config"))
+    (key,) = keys(whole, "keys")
+    arrives = Fault("list", lambda: half_made.put(key, whole.get(key)), key="keys/", nth=3)
+    opened = open_or_create(Faulty(half_made, arrives), PASSWORD)
+    assert half_made.get("config") == whole.get("config")
+    assert opened.config.id == open_repository(whole, PASSWORD).config.id
+
+
+@pytest.mark.parametrize("folder", ["data", "snapshots", "index"])
+def test_a_repository_that_lost_its_keys_is_never_made_anew(
+    half_made: MemoryStorage, folder: str
+) -> None:
+    half_made.put(f"{folder}/{'a' * 64}", b"precious")
+    before = content(half_made)
+    with pytest.raises(RepositoryError, match=f"files in {folder}/"):
+        open_or_create(half_made, PASSWORD)
+    assert content(half_made) == before
 
 
 def test_the_key_of_a_repository_in_the_making_is_waited_for(
