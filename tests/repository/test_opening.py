@@ -142,13 +142,13 @@ def test_a_key_that_comes_late_is_honoured(half_made: MemoryStorage) -> None:
     assert opened.config.id == open_repository(whole, PASSWORD).config.id
 
 
-@pytest.mark.parametrize("folder", ["data", "snapshots", "index"])
+@pytest.mark.parametrize("folder", ["data/aa", "snapshots", "index"])
 def test_a_repository_that_lost_its_keys_is_never_made_anew(
     half_made: MemoryStorage, folder: str
 ) -> None:
     half_made.put(f"{folder}/{'a' * 64}", b"precious")
     before = content(half_made)
-    with pytest.raises(RepositoryError, match=f"files in {folder}/"):
+    with pytest.raises(RepositoryError, match=f"files in {folder.partition('/')[0]}/"):
         open_or_create(half_made, PASSWORD)
     assert content(half_made) == before
 
