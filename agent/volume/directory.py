@@ -28,8 +28,8 @@ from agent.volume.descriptors import (
     MAX_PATH_BYTES,
     join,
     pin,
-    proc_path,
     reason,
+    reopen_to_read,
     source_errors,
 )
 from agent.volume.exclude import Exclude
@@ -49,7 +49,6 @@ from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
 from agent.volume.xattrs import Attributes, is_text, keepable, read_xattrs
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
 LOOKED_AT = 1000
 """Names that are looked at in one call; between calls a run may be canceled."""
@@ -259,7 +258,7 @@ class Directory(Scoped):
             stat = os.fstat(descriptor)
             if not mode_bits.S_ISREG(stat.st_mode) or not _same(stat, entry):
                 raise SourceError(path, _REPLACED)
-            return _reopen(descriptor)
+            return reopen_to_read(descriptor)
         finally:
             os.close(descriptor)
 
@@ -349,12 +348,3 @@ def _kept(found: Attributes, path: bytes, monitor: Monitor) -> Attributes:
 
 def _same(stat: os.stat_result, entry: Entry) -> bool:
     return stat.st_ino == entry.inode and stat.st_dev == entry.device
-
-
-def _reopen(pinned_descriptor: int) -> int:
-    """Open the pinned regular file for reading; without touching its atime where that is allowed."""
-    path = proc_path(pinned_descriptor)
-    try:
-        return os.open(path, _READ | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, _READ)  # O_NOATIME is for the owner and root only
