@@ -364,7 +364,8 @@ class TargetDirectory(Held):
         """Give what was just made under a name its metadata, if it is still that."""
         path = join(self.path, entry.name)
         with pinned(entry.name, here) as made:
-            if not is_as_wanted(made, entry):
+            # What was just made has one name; with another it may be somebody else's, put there.
+            if not is_as_wanted(made, entry) or os.fstat(made).st_nlink != 1:
                 raise SourceError(path, "was replaced while it was restored; stop the pod")
             report(path, apply_metadata(made, entry), self._tree.problem)
 
