@@ -8,6 +8,7 @@ import os
 
 from agent.entry import Entry
 from agent.volume.descriptors import proc_path
+from agent.volume.found import has_only_this_name
 from agent.volume.metadata import has_metadata
 from agent.volume.scope import OneDescriptor
 from agent.volume.target_file import Parent, TargetFile, target_errors
@@ -37,13 +38,13 @@ class ExistingFile(OneDescriptor):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def rewrite(self) -> TargetFile | None:
-        """Open the very same file to be written to; None if it has another name.
+        """Open the very same file to be written to; None if it has another name than its own.
 
         That may be one that is to stay as it is. Raises ``SourceError``.
         """
         with target_errors(self.path):
             descriptor = self._open(os.O_WRONLY)
-            if os.fstat(descriptor).st_nlink > 1:
+            if not self._is_alone(descriptor):
                 os.close(descriptor)
                 return None
         return TargetFile.rewriting(descriptor, self.path, self._parent)
@@ -56,10 +57,15 @@ class ExistingFile(OneDescriptor):
         with target_errors(self.path):
             # Who owns a file may set metadata of it also where he may not write to it.
             descriptor = self._open(os.O_RDONLY)
-            if os.fstat(descriptor).st_nlink > 1 and not has_metadata(descriptor, entry):
+            if not self._is_alone(descriptor) and not has_metadata(descriptor, entry):
                 os.close(descriptor)
                 return None
         return TargetFile.rewriting(descriptor, self.path, self._parent)
+
+    def _is_alone(self, descriptor: int) -> bool:
+        name = self.path.rpartition(b"/")[2]
+        with self._parent.using() as directory:
+            return has_only_this_name(descriptor, name, directory)
 
     def _open(self, how: int) -> int:
         """Open it again, by the magic link of its descriptor: whatever its name leads to by now.

@@ -27,7 +27,7 @@ from agent.volume.descriptors import (
     reopen_to_read,
 )
 from agent.volume.existing import ExistingFile
-from agent.volume.found import SPECIAL, is_as_wanted, is_link_to
+from agent.volume.found import SPECIAL, has_only_this_name, is_as_wanted, is_link_to
 from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
@@ -365,7 +365,8 @@ class TargetDirectory(Held):
         path = join(self.path, entry.name)
         with pinned(entry.name, here) as made:
             # What was just made has one name; with another it may be somebody else's, put there.
-            if not is_as_wanted(made, entry) or os.fstat(made).st_nlink != 1:
+            alone = has_only_this_name(made, entry.name, here)
+            if not alone or not is_as_wanted(made, entry):
                 raise SourceError(path, "was replaced while it was restored; stop the pod")
             report(path, apply_metadata(made, entry), self._tree.problem)
 

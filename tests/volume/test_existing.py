@@ -95,7 +95,7 @@ def test_a_file_of_two_names_is_not_written_and_kept_only_if_it_lacks_nothing(
 
 
 @pytest.mark.parametrize("what", ["file", "symlink"])
-def test_what_took_its_name_meanwhile_is_not_written_to(
+def test_neither_a_file_that_lost_its_name_nor_what_took_it_is_written_to(
     tmp_path: Path, root: TargetDirectory, what: str
 ) -> None:
     (tmp_path / "name").write_bytes(b"x")
@@ -106,12 +106,21 @@ def test_what_took_its_name_meanwhile_is_not_written_to(
             (tmp_path / "name").symlink_to("outside")
         else:
             (tmp_path / "name").write_bytes(b"safe")
-        target = file.rewrite()
-        assert target is not None
-        with target:
-            target.write_at(0, b"y")
-    assert (tmp_path / "name").read_bytes() == b"safe"
-    assert (tmp_path / "away").read_bytes() == b"y"
+        assert file.rewrite() is None
+        assert file.keep(entry(permissions=0o604)) is None
+
+
+def test_a_name_that_is_gone_when_links_are_counted_is_missed(
+    tmp_path: Path, root: TargetDirectory
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"safe")
+    os.link(outside, tmp_path / "name")
+    with existing(root) as file:
+        (tmp_path / "name").unlink()
+        (tmp_path / "name").write_bytes(b"safe")
+        assert outside.stat().st_nlink == 1
+        assert file.rewrite() is None
 
 
 @pytest.mark.usefixtures("as_root")
