@@ -90,17 +90,28 @@ def _directory(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
+def _below(root: int, names: Sequence[str]) -> int:
+    current = os.dup(root)
+    for name in names:
+        try:
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+        finally:
+            os.close(current)
+        current = below
+    return current
+
+
+def _exchange(one: int, name: str, other: int, other_name: str) -> None:
+    names = os.fsencode(name), os.fsencode(other_name)
+    if _LIBC.renameat2(one, names[0], other, names[1], _RENAME_EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
 def exchange(directory: Path, one: str, other: str, elsewhere: Path | None = None) -> Any:
     """Swap two names, the second perhaps in another directory; there is no moment without either."""
     here = _directory(directory)
     there = here if elsewhere is None else _directory(elsewhere)
-    names = os.fsencode(one), os.fsencode(other)
-
-    def act() -> None:
-        if _LIBC.renameat2(here, names[0], there, names[1], _RENAME_EXCHANGE) != 0:
-            raise OSError(ctypes.get_errno(), "renameat2")
-
-    return act
+    return lambda: _exchange(here, one, there, other)
 
 
 def move_out_and_in(directory: Path, name: str, elsewhere: Path) -> Any:
@@ -212,5 +223,31 @@ def rename_on(directory: Path, count: int) -> Any:
         nonlocal number
         os.rename(f"{number:09}", f"{number + count:09}", src_dir_fd=here, dst_dir_fd=here)
         number += 1
+
+    return act
+
+
+def plant(root: Path, above: Sequence[str], name: str, pool: Path, master: Path) -> Any:
+    """Put one more name of ``master`` in the place of an entry for a moment, and then the entry back.
+
+    The entry's directory is looked for below ``root`` each time: it may be another one by now.
+    """
+    here, store, number = _directory(root), _directory(pool), 0
+
+    def act() -> None:
+        nonlocal number
+        number += 1
+        planted = f"{'-'.join(above)}-{name}-{number}"
+        directory = _below(here, above)
+        try:
+            os.link(master, planted, dst_dir_fd=store, follow_symlinks=False)
+            try:
+                _exchange(directory, name, store, planted)
+                _exchange(directory, name, store, planted)
+            finally:
+                with suppress(IsADirectoryError):
+                    os.unlink(planted, dir_fd=store)
+        finally:
+            os.close(directory)
 
     return act

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agent.cancel import CancelToken
@@ -85,9 +86,10 @@ class Scene:
         monitor = Monitor()
         source = open_repository(self.storage, PASSWORD).reading()
         request = RestoreRequest(self.tree(), target, delete=delete)
-        before = len(os.listdir("/proc/self/fd"))
+        before = _descriptors()
         restore(source, request, monitor, CancelToken())
-        assert len(os.listdir("/proc/self/fd")) == before
+        opened = dict(_descriptors().items() - before.items())
+        assert not opened, opened
         self.problems += map(str, monitor.problems)
         return monitor
 
@@ -132,6 +134,14 @@ class Scene:
         request = RestoreRequest(self.tree(), self.place / "restored")
         restore(source, request, monitor, CancelToken())
         assert list(map(str, monitor.problems)) == []
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 def judge(home: Path) -> Restic:

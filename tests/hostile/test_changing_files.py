@@ -73,13 +73,13 @@ def test_holes_move_while_a_file_is_read(scene: Scene) -> None:
 def test_a_file_is_replaced_by_another_one_of_the_same_number(scene: Scene) -> None:
     contents = [b"a" * 50_000, b"b" * 70_000]
     acts: list[Act] = [
-        (attacker.replace, (scene.volume, f"file{number}", contents)) for number in range(4)
+        (attacker.replace, (scene.volume, f"file{number}", contents)) for number in range(12)
     ]
     with attacking(*acts):
         for _ in range(ROUNDS):
             result = scene.back_up()
             for content in content_of(scene, result.snapshot_id).values():
-                assert content in (b"", *contents)
+                assert any(whole.startswith(content) for whole in contents), "two files are mixed"
             if scene.hits("replaced") + scene.hits("vanished") >= ENOUGH:
                 break
     assert scene.hits("replaced") + scene.hits("vanished") >= ENOUGH
