@@ -35,6 +35,7 @@ _ADVICE = {
     errno.EPERM: "operation not permitted; run podlift as root",
     errno.EMFILE: "too many open files; raise podlift's limit of open files (ulimit -Hn)",
     errno.ENFILE: "too many open files on this machine; raise fs.file-max",
+    errno.E2BIG: "there are too many of them, or they are too large",
     errno.ENOENT: "vanished meanwhile",
     errno.ESTALE: "vanished from the file server meanwhile",
     errno.EAGAIN: "is leased by another process, which must close it; left out",

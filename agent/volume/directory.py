@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import os
 import stat as mode_bits
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ _REPLACED = "was replaced by something else meanwhile"
 LOOKED_AT = 1000
 """Names that are looked at in one call; between calls a run may be canceled."""
 
+_TOO_MANY = (
+    "which do not fit into memory; left out, raise podlift's memory limit or divide the directory"
+)
 _TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
 _KINDS = {
@@ -95,11 +99,16 @@ class Directory(Scoped):
         """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
         return list(self.iterate(self.listing(cancel), exclude, monitor))
 
-    def listing(self, cancel: CancelToken) -> Listing:
-        """Return all names with their facts; raises ``SourceError``, ``Canceled``."""
+    def listing(self, cancel: CancelToken, most: int = sys.maxsize) -> Listing:
+        """Return all names with their facts; raises ``SourceError``, ``Canceled``.
+
+        Also for a directory that has more than ``most`` names, or gets new ones without end.
+        """
         with self._held() as descriptor:
             with source_errors(self.path):
-                names = listed(descriptor)
+                names = listed(descriptor, most)
+            if len(names) > most:
+                raise SourceError(self.path, f"has more than {most} entries, {_TOO_MANY}")
             facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
