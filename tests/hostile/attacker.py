@@ -214,14 +214,16 @@ def relink(one: Path, other: Path, name: str, sources: Sequence[str]) -> Any:
     return act
 
 
-def rename_on(directory: Path, count: int) -> Any:
-    """Give files new names in turn; where a listing goes by age it never comes to an end."""
-    here = _directory(directory)
-    number = 0
+def add_entries(directory: Path, most: int) -> Any:
+    """Make one empty file after the other; from ``most`` on rename the oldest instead."""
+    here, number = _directory(directory), 0
 
     def act() -> None:
         nonlocal number
-        os.rename(f"{number:09}", f"{number + count:09}", src_dir_fd=here, dst_dir_fd=here)
+        if number < most:
+            os.mknod(f"{number:09}", 0o100600, 0, dir_fd=here)
+        else:
+            os.rename(f"{number - most:09}", f"{number:09}", src_dir_fd=here, dst_dir_fd=here)
         number += 1
 
     return act

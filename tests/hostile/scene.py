@@ -120,7 +120,7 @@ class Scene:
             ]
         return found
 
-    def judge(self) -> None:
+    def judge(self, *, restored: bool = True) -> None:
         """See that nothing of the victim is in the repository, and that its snapshots are valid."""
         texts = self.plaintexts()
         assert texts
@@ -129,6 +129,8 @@ class Scene:
         home.mkdir(exist_ok=True)
         repository = str(self.place / "repository")
         judge(home).run(repository, "check", "--read-data", password=PASSWORD)
+        if not restored:
+            return
         monitor = Monitor()
         source = open_repository(self.storage, PASSWORD).reading()
         request = RestoreRequest(self.tree(), self.place / "restored")
@@ -161,9 +163,26 @@ class Ran:
     peak_mib: float
 
 
-def podlift(scene: Scene, *arguments: str | Path) -> Ran:
-    """Run podlift in a process of its own on the scene's repository, and measure its memory."""
-    command = [sys.executable, "-m", "agent", *map(str, arguments)]
+LIMITED = """
+import sys
+from agent.cli import main
+from agent.transfer import holding
+holding.LIMITS = (sys.argv.pop(1),)
+sys.exit(main())
+"""
+
+
+def podlift(scene: Scene, *arguments: str | Path, limit_mib: int = 0) -> Ran:
+    """Run podlift in a process of its own on the scene's repository, and measure its memory.
+
+    With ``limit_mib`` it believes that its container has this limit.
+    """
+    command = [sys.executable, "-m", "agent"]
+    if limit_mib:
+        limit = scene.place / "memory.max"
+        limit.write_text(str(limit_mib << 20))
+        command = [sys.executable, "-c", LIMITED, str(limit)]
+    command += map(str, arguments)
     command += [
         "--repo",
         str(scene.place / "repository"),
