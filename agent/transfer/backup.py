@@ -31,10 +31,10 @@ from agent.repository.contract import BackupTarget
 from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
-from agent.transfer.holding import ENTRY_BYTES
+from agent.transfer.holding import names_weight
 from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen, batched
 from agent.transfer.pool import Pool
-from agent.volume.directory import Directory
+from agent.volume.directory import TOO_MANY, Directory
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
 from agent.volume.looking import SMALL_BYTES, Listing
@@ -157,7 +157,7 @@ class _Backup:
         ]
         if not all(map(_is_plain, entries)) or len(entries) < len(listing.names):
             folder.digest = b""
-        earlier = self.assembly.earlier(folder, len(entries))
+        earlier = self.assembly.earlier(folder, names_weight(listing.names))
         if not entries:
             self.assembly.store(folder)
             return
@@ -186,7 +186,8 @@ class _Backup:
         holding = self.assembly.holding
         try:
             listing = directory.listing(self._cancel, holding.most_entries(folder))
-            holding.hold(folder, len(listing.names) * ENTRY_BYTES, self.run.check)
+            if not holding.hold(folder, names_weight(listing.names), self.run.check):
+                raise SourceError(directory.path, f"has {len(listing.names)} entries, {TOO_MANY}")
             return listing
         except SourceError as error:
             if folder.parent is None:

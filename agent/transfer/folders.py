@@ -16,7 +16,7 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget, Remembered
-from agent.transfer.holding import EARLIER_ENTRY_BYTES, Holding, attributes_weight, budget_bytes
+from agent.transfer.holding import Holding, attributes_weight, budget_bytes
 from agent.volume.descriptors import join
 
 LIST_STEP = 1 << 16
@@ -153,13 +153,15 @@ class Assembly:
         if folder.put(finished):
             self.store(folder)
 
-    def earlier(self, folder: Folder, count: int) -> dict[bytes, Entry]:
-        """Return the entries of a directory in the parent; ``count`` is how many it has now.
+    def earlier(self, folder: Folder, weight: int) -> dict[bytes, Entry]:
+        """Return the entries of a directory in the parent; ``weight`` is that of what it has now.
 
-        Where there is no room for them, or the parent is damaged, that only costs reading.
+        Where there is no room for them, or the parent is damaged, that only costs reading. They have
+        no node, and an account of their own: a directory that was backed up once is not left out the
+        next time because it has a parent.
         """
         tree = folder.earlier_tree
-        if tree is None or not self._earlier.try_hold(folder, count * EARLIER_ENTRY_BYTES):
+        if tree is None or not self._earlier.try_hold(folder, weight // 2):
             return {}
         try:
             return {entry.name: entry for entry in self._target.load_tree(tree)}

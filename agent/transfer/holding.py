@@ -10,7 +10,7 @@ missing than to be killed, and then to have nothing.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,12 +19,9 @@ from agent.volume.xattrs import Attributes
 ENTRY_BYTES = 1280
 """What one entry takes until its directory is stored, its node in the tree included (measured)."""
 
-EARLIER_ENTRY_BYTES = ENTRY_BYTES // 2
-"""What one entry of the parent takes while its directory is looked through.
-
-Parents have an account of their own, half as large, so that a directory which was backed up once is
-not left out the next time because it has a parent.
-"""
+SHORT_NAME_BYTES = 64
+NAME_WEIGHT = 12
+"""What a byte of a longer name takes: names of 255 bytes that are no UTF-8 took 3.8 KB an entry."""
 
 ATTRIBUTE_WEIGHT = 6
 LIGHT_BYTES = 512
@@ -61,17 +58,21 @@ class Holding:
         with self._freed:
             return max(0, self._budget - self._above(holder)) // ENTRY_BYTES
 
-    def hold(self, holder: Holder, size: int, check: Callable[[], None]) -> None:
-        """Account for bytes, and wait for directories that are only waiting for their files.
+    def hold(self, holder: Holder, size: int, check: Callable[[], None]) -> bool:
+        """Account for bytes; return False if they do not fit beside what directories above hold.
 
-        What fits beside the directories above gets room in the end; ``check`` may raise meanwhile.
+        Else they get room in the end: other directories only wait for their files. ``check`` may
+        raise meanwhile.
         """
         with self._freed:
             above = self._above(holder)
+            if above + size > self._budget:
+                return False
             while self._total > above and self._total + size > self._budget:
                 check()
                 self._freed.wait(_WAIT_SLICE_SECONDS)
             self._add(holder, size)
+            return True
 
     def try_hold(self, holder: Holder, size: int) -> bool:
         """Account for bytes if there is room now."""
@@ -97,6 +98,12 @@ class Holding:
             size += self._held.get(above, 0)
             above = above.parent
         return size
+
+
+def names_weight(names: Sequence[bytes]) -> int:
+    """Return what the entries of a directory take, in bytes; a long name may be escapes throughout."""
+    beyond = sum(map(len, names)) - SHORT_NAME_BYTES * len(names)
+    return len(names) * ENTRY_BYTES + max(0, beyond) * NAME_WEIGHT
 
 
 def attributes_weight(attributes: Attributes) -> int:

@@ -54,9 +54,11 @@ _REPLACED = "was replaced by something else meanwhile"
 LOOKED_AT = 1000
 """Names that are looked at in one call; between calls a run may be canceled."""
 
-_TOO_MANY = (
+TOO_MANY = (
     "which do not fit into memory; left out, raise podlift's memory limit or divide the directory"
 )
+"""Why a directory is not listed, or not backed up."""
+
 _TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
 _KINDS = {
@@ -108,7 +110,7 @@ class Directory(Scoped):
             with source_errors(self.path):
                 names = listed(descriptor, most)
             if len(names) > most:
-                raise SourceError(self.path, f"has more than {most} entries, {_TOO_MANY}")
+                raise SourceError(self.path, f"has more than {most} entries, {TOO_MANY}")
             facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()

@@ -8,7 +8,13 @@ import pytest
 
 from agent.transfer import holding
 from agent.transfer.folders import Folder
-from agent.transfer.holding import ENTRY_BYTES, RESERVED_BYTES, Holding, attributes_weight
+from agent.transfer.holding import (
+    ENTRY_BYTES,
+    RESERVED_BYTES,
+    Holding,
+    attributes_weight,
+    names_weight,
+)
 from tests.transfer.running import Bench
 from tests.transfer.test_restore import directory
 
@@ -26,7 +32,7 @@ def never() -> None:
 def test_what_directories_above_hold_is_not_there_for_those_below() -> None:
     account, root = Holding(10 * ENTRY_BYTES), Folder.root(None)
     assert account.most_entries(root) == 10
-    account.hold(root, 4 * ENTRY_BYTES, never)
+    assert account.hold(root, 4 * ENTRY_BYTES, never)
     child = below(root)
     assert account.most_entries(child) == 6
     assert account.try_hold(child, 6 * ENTRY_BYTES)
@@ -38,7 +44,8 @@ def test_what_directories_above_hold_is_not_there_for_those_below() -> None:
 def test_the_walk_waits_for_directories_beside_it() -> None:
     account, root = Holding(10 * ENTRY_BYTES), Folder.root(None)
     before, after = below(root), below(root)
-    account.hold(before, 8 * ENTRY_BYTES, never)
+    assert account.hold(before, 8 * ENTRY_BYTES, never)
+    assert not account.hold(after, 11 * ENTRY_BYTES, never)
     waiting = threading.Event()
 
     def finish() -> None:
@@ -47,7 +54,7 @@ def test_the_walk_waits_for_directories_beside_it() -> None:
 
     thread = threading.Thread(target=finish)
     thread.start()
-    account.hold(after, 5 * ENTRY_BYTES, waiting.set)
+    assert account.hold(after, 5 * ENTRY_BYTES, waiting.set)
     thread.join()
     assert account.most_entries(below(after)) == 5
 
@@ -75,6 +82,11 @@ def test_light_attributes_weigh_nothing_of_their_own() -> None:
     assert attributes_weight(((b"user.a", b"x" * 65536),)) > 6 * 65000
 
 
+def test_long_names_weigh_more_than_short_ones() -> None:
+    assert names_weight([b"a" * 20, b"b" * 64]) == 2 * ENTRY_BYTES
+    assert names_weight([b"\xff" * 255]) > 3000
+
+
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave room for 12 entries."""
@@ -97,7 +109,7 @@ def test_what_does_not_fit_is_left_out_and_what_comes_after_it_is_kept(bench: Be
 def test_a_parent_that_does_not_fit_costs_reading_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.transfer.folders.EARLIER_ENTRY_BYTES", 1 << 60)
+    monkeypatch.setattr(Holding, "try_hold", lambda *_: False)
     for number in range(8):
         (bench.volume / f"f{number}").write_bytes(b"%d" % number)
     bench.run()
