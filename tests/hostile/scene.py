@@ -163,13 +163,20 @@ class Ran:
     peak_mib: float
 
 
-LIMITED = """
-import sys
+RUN = """
+import re, sys
+from pathlib import Path
 from agent.cli import main
 from agent.transfer import holding
-holding.LIMITS = (sys.argv.pop(1),)
-sys.exit(main())
+limit, peak = sys.argv.pop(1), sys.argv.pop(1)
+if limit:
+    holding.LIMITS = (limit,)
+code = main()
+found = re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())
+Path(peak).write_text(found[1])
+sys.exit(code)
 """
+"""A process says itself what it took at most: what wait4(2) tells is no less than its parent had."""
 
 
 def podlift(scene: Scene, *arguments: str | Path, limit_mib: int = 0) -> Ran:
@@ -177,11 +184,9 @@ def podlift(scene: Scene, *arguments: str | Path, limit_mib: int = 0) -> Ran:
 
     With ``limit_mib`` it believes that its container has this limit.
     """
-    command = [sys.executable, "-m", "agent"]
-    if limit_mib:
-        limit = scene.place / "memory.max"
-        limit.write_text(str(limit_mib << 20))
-        command = [sys.executable, "-c", LIMITED, str(limit)]
+    limit, peak = scene.place / "memory.max", scene.place / "peak"
+    limit.write_text(str(limit_mib << 20))
+    command = [sys.executable, "-c", RUN, str(limit) if limit_mib else "", str(peak)]
     command += map(str, arguments)
     command += [
         "--repo",
@@ -189,19 +194,12 @@ def podlift(scene: Scene, *arguments: str | Path, limit_mib: int = 0) -> Ran:
         "--cache-dir",
         str(scene.place / "cache"),
     ]
-    output = scene.place / "output"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PODLIFT_PASSWORD": PASSWORD},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _, status, used = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Ran(process.returncode, output.read_text(errors="replace"), used.ru_maxrss / 1024)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PODLIFT_PASSWORD": PASSWORD},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    return Ran(done.returncode, output, int(peak.read_text()) / 1024)
