@@ -180,7 +180,7 @@ def test_a_directory_gets_entries_without_end(scene: Scene, mount: Mount) -> Non
     mount("-t", "tmpfs", "-o", "size=1g,nr_inodes=0", "hostile", scene.volume)
     (scene.volume / "d").mkdir()
     seen: list[int] = []
-    with attacking((attacker.add_entries, (scene.volume / "d", 30_000))) as attack:
+    with attacking((attacker.add_entries, (scene.volume / "d", 10_000))) as attack:
         for _ in range(ENOUGH):
             before = attack.done[0]
             scene.back_up(parent=False)
