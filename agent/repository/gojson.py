@@ -10,6 +10,7 @@ symbols of Unicode 15.0, and the space. Python's own tables are older or newer t
 depending on its version; the two lists below correct them in either direction.
 """
 
+import functools
 import re
 
 from agent.errors import MalformedData
@@ -162,6 +163,7 @@ def _json_escape(match: re.Match[str]) -> str:
     return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
 
 
+@functools.lru_cache(maxsize=4096)
 def _quote_char(char: str) -> str:
     short = _QUOTE_SHORT.get(char)
     if short is not None:

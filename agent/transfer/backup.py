@@ -24,16 +24,17 @@ from msgspec.structs import replace
 
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
-from agent.errors import DamagedBlob, MalformedData, SourceError, VolumeError
+from agent.errors import SourceError, VolumeError
 from agent.monitor import Monitor
 from agent.repository.buffers import Buffers
 from agent.repository.contract import BackupTarget
 from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
 from agent.transfer.hardlinks import HardLinks
+from agent.transfer.holding import names_weight
 from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen, batched
 from agent.transfer.pool import Pool
-from agent.volume.directory import Directory
+from agent.volume.directory import TOO_MANY, Directory
 from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
 from agent.volume.looking import SMALL_BYTES, Listing
@@ -150,10 +151,13 @@ class _Backup:
         listing = self._list(folder, directory)
         if listing is None or self._is_as_remembered(source, folder, listing):
             return
-        entries = list(directory.iterate(listing, source.exclude, self._monitor))
+        found = directory.iterate(listing, source.exclude, self._monitor)
+        entries = [
+            self.assembly.with_attributes(folder, one) if one.xattrs else one for one in found
+        ]
         if not all(map(_is_plain, entries)) or len(entries) < len(listing.names):
             folder.digest = b""
-        earlier = self._earlier(folder.earlier_tree, directory.path)
+        earlier = self.assembly.earlier(folder, names_weight(listing.names))
         if not entries:
             self.assembly.store(folder)
             return
@@ -179,8 +183,12 @@ class _Backup:
 
     def _list(self, folder: Folder, directory: Directory) -> Listing | None:
         """Return what is there, or None after leaving out a directory that cannot be listed."""
+        holding = self.assembly.holding
         try:
-            return directory.listing(self._cancel)
+            listing = directory.listing(self._cancel, holding.most_entries(folder))
+            if not holding.hold(folder, names_weight(listing.names), self.run.check):
+                raise SourceError(directory.path, f"has {len(listing.names)} entries, {TOO_MANY}")
+            return listing
         except SourceError as error:
             if folder.parent is None:
                 raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
@@ -206,21 +214,6 @@ class _Backup:
         self._monitor.add(files_unmodified=remembered.files, bytes_total=size, bytes_done=size)
         self.assembly.known(folder, earlier_tree)
         return True
-
-    def _earlier(self, tree: bytes | None, path: bytes) -> dict[bytes, Entry]:
-        """Return the directory's entries in the parent; a damaged parent only costs reading."""
-        if tree is None:
-            return {}
-        try:
-            return {entry.name: entry for entry in self._target.load_tree(tree)}
-        except (DamagedBlob, MalformedData) as error:
-            log.warning(
-                "directory %r of the parent snapshot cannot be read, so its files are read anew:"
-                " %s",
-                path,
-                error,
-            )
-            return {}
 
     def _sort_out(
         self,

@@ -6,14 +6,18 @@ as a finished entry, and so on upwards. Only directories between the root and wh
 (and those with files still being read) exist at a time.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from agent.entry import Entry, Kind
+from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget, Remembered
+from agent.transfer.holding import Holding, attributes_weight, budget_bytes
+from agent.volume.descriptors import join
 
 LIST_STEP = 1 << 16
 """Lists of chunks are accounted for in steps of this many; shorter ones need no account."""
@@ -28,6 +32,15 @@ a tree of 280 MB); this many take 400 MB.
 
 PARTIAL_ENTRIES = 50_000
 """A larger directory is not part of a checkpoint until it is finished: it would be held twice."""
+
+
+log = logging.getLogger(__name__)
+
+_FILE = Kind.FILE
+_TOO_HEAVY = (
+    "kept without its extended attributes: with those of its neighbours they do not fit into memory;"
+    " raise podlift's memory limit"
+)
 
 
 class Folder:
@@ -68,6 +81,16 @@ class Folder:
         folder.earlier_tree = earlier_tree
         return folder
 
+    @property
+    def path(self) -> bytes:
+        """Return the path from the volume's root."""
+        names: list[bytes] = []
+        folder: Folder | None = self
+        while folder is not None and folder.entry is not None:
+            names.append(folder.entry.name)
+            folder = folder.parent
+        return b"/".join(reversed(names))
+
     def expect(self, count: int) -> None:
         """Say how many entries will come."""
         self.slots = [None] * count
@@ -96,6 +119,9 @@ class Assembly:
     def __init__(self, target: BackupTarget, monitor: Monitor) -> None:
         self._target = target
         self._monitor = monitor
+        budget = budget_bytes()
+        self.holding = Holding(budget)
+        self._earlier = Holding(budget // 2)
         self._complete = threading.Event()
         self._root = b""
         self._lists = threading.Lock()
@@ -115,9 +141,46 @@ class Assembly:
             self._listed -= chunks
 
     def finish_many(self, folder: Folder, finished: Sequence[tuple[int, Entry | None]]) -> None:
-        """Deliver entries by their places; stores every tree that becomes complete by them."""
+        """Deliver entries by their places; stores every tree that becomes complete by them.
+
+        Attributes of files are accounted for here, where they first meet; see ``with_attributes``.
+        """
+        if any(entry and entry.xattrs and entry.kind is _FILE for _, entry in finished):
+            finished = [
+                (place, self.with_attributes(folder, entry) if entry else None)
+                for place, entry in finished
+            ]
         if folder.put(finished):
             self.store(folder)
+
+    def earlier(self, folder: Folder, weight: int) -> dict[bytes, Entry]:
+        """Return the entries of a directory in the parent; ``weight`` is that of what it has now.
+
+        Where there is no room for them, or the parent is damaged, that only costs reading. They have
+        no node, and an account of their own: a directory that was backed up once is not left out the
+        next time because it has a parent.
+        """
+        tree = folder.earlier_tree
+        if tree is None or not self._earlier.try_hold(folder, weight // 2):
+            return {}
+        try:
+            return {entry.name: entry for entry in self._target.load_tree(tree)}
+        except (DamagedBlob, MalformedData) as error:
+            log.warning(
+                "directory %r of the parent snapshot cannot be read, so its files are read anew:"
+                " %s",
+                folder.path,
+                error,
+            )
+            return {}
+
+    def with_attributes(self, folder: Folder, entry: Entry) -> Entry:
+        """Return an entry of a directory, without its attributes if there is no room for them."""
+        weight = attributes_weight(entry.xattrs) if entry.xattrs else 0
+        if not weight or self.holding.try_hold(folder, weight):
+            return entry
+        self._monitor.problem(SourceError(join(folder.path, entry.name), _TOO_HEAVY))
+        return msgspec.structs.replace(entry, xattrs=())
 
     def store(self, folder: Folder) -> None:
         """Store a complete directory, and upwards as far as it completes others."""
@@ -142,6 +205,8 @@ class Assembly:
 
     def _completed(self, folder: Folder, tree: bytes) -> Folder | None:
         """Hand a stored directory to the one above; return that if it is complete by this."""
+        self.holding.release(folder)
+        self._earlier.release(folder)
         if folder.parent is None or folder.entry is None:
             self._root = tree
             self._complete.set()

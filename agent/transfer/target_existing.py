@@ -22,13 +22,14 @@ class Differing:
     """Where an existing file differs: chunks to fetch and ranges to fill with zeros.
 
     ``chunks`` are (offset, id), ``zeros`` (offset, length), ``size`` what the file has in the end.
-    ``whole`` tells that it is right already.
+    ``whole`` tells that it is right already. ``compared`` is (device, inode) of the file it is about.
     """
 
     chunks: list[tuple[int, bytes]]
     zeros: list[tuple[int, int]]
     size: int
     whole: bool
+    compared: tuple[int, int] | None = None
 
 
 def placed(source: RestoreSource, content: tuple[bytes, ...]) -> Differing:
@@ -78,19 +79,21 @@ def differences(source: RestoreSource, file: ExistingFile, entry: Entry) -> Diff
                 chunks.append((offset, id))
         offset += length
     whole = not chunks and not zeros and file.size == offset
-    return Differing(chunks, zeros, offset, whole)
+    return Differing(chunks, zeros, offset, whole, file.identity)
 
 
 def reuse(directory: TargetDirectory, entry: Entry, differing: Differing) -> TargetFile | None:
     """Open a file of which something is kept, zeros filled in and of its final size.
 
-    Returns None if it is not there any more; raises ``SourceError``.
+    Returns None if it is not there any more, or must not be touched; raises ``SourceError``.
     """
     file = directory.open_existing(entry)
     if file is None:
         return None
     with file:
-        target = file.rewrite(keep=differing.whole)
+        if file.identity != differing.compared:
+            return None
+        target = file.keep(entry) if differing.whole else file.rewrite()
     if target is not None and not differing.whole:
         target.truncate(differing.size)
         for offset, length in differing.zeros:

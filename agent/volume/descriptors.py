@@ -18,6 +18,8 @@ from agent.errors import SourceError
 PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
 MAX_PATH_BYTES = 16 << 10
 """The longest path that is entered, four times what a program can name at once (PATH_MAX).
 
@@ -33,6 +35,7 @@ _ADVICE = {
     errno.EPERM: "operation not permitted; run podlift as root",
     errno.EMFILE: "too many open files; raise podlift's limit of open files (ulimit -Hn)",
     errno.ENFILE: "too many open files on this machine; raise fs.file-max",
+    errno.E2BIG: "there are too many of them, or they are too large",
     errno.ENOENT: "vanished meanwhile",
     errno.ESTALE: "vanished from the file server meanwhile",
     errno.EAGAIN: "is leased by another process, which must close it; left out",
@@ -61,6 +64,18 @@ def join(parent: bytes, name: bytes) -> bytes:
 def proc_path(descriptor: int) -> str:
     """Return the magic link that leads to the inode a descriptor pins."""
     return f"/proc/self/fd/{descriptor}"
+
+
+def reopen_to_read(pinned_descriptor: int) -> int:
+    """Open the pinned regular file for reading, without touching its atime where that is allowed.
+
+    It never waits, not even for who holds a lease on the file. Raises ``OSError``.
+    """
+    path = proc_path(pinned_descriptor)
+    try:
+        return os.open(path, _READ | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, _READ)  # O_NOATIME is for the owner and root only
 
 
 def pin(name: bytes, directory: int) -> int:

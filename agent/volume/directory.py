@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import os
 import stat as mode_bits
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,8 @@ from agent.volume.descriptors import (
     MAX_PATH_BYTES,
     join,
     pin,
-    proc_path,
     reason,
+    reopen_to_read,
     source_errors,
 )
 from agent.volume.exclude import Exclude
@@ -49,10 +50,14 @@ from agent.volume.names import NameCache
 from agent.volume.scope import Scoped
 from agent.volume.xattrs import Attributes, is_text, keepable, read_xattrs
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _REPLACED = "was replaced by something else meanwhile"
 LOOKED_AT = 1000
 """Names that are looked at in one call; between calls a run may be canceled."""
+
+TOO_MANY = (
+    "which do not fit into memory; left out, raise podlift's memory limit or divide the directory"
+)
+"""Why a directory is not listed, or not backed up."""
 
 _TOO_DEEP = f"what lies below {MAX_PATH_BYTES} is left out, back that directory up on its own"
 
@@ -96,11 +101,16 @@ class Directory(Scoped):
         """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
         return list(self.iterate(self.listing(cancel), exclude, monitor))
 
-    def listing(self, cancel: CancelToken) -> Listing:
-        """Return all names with their facts; raises ``SourceError``, ``Canceled``."""
+    def listing(self, cancel: CancelToken, most: int = sys.maxsize) -> Listing:
+        """Return all names with their facts; raises ``SourceError``, ``Canceled``.
+
+        Also for a directory that has more than ``most`` names, or gets new ones without end.
+        """
         with self._held() as descriptor:
             with source_errors(self.path):
-                names = listed(descriptor)
+                names = listed(descriptor, most)
+            if len(names) > most:
+                raise SourceError(self.path, f"has more than {most} entries, {TOO_MANY}")
             facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
@@ -259,7 +269,7 @@ class Directory(Scoped):
             stat = os.fstat(descriptor)
             if not mode_bits.S_ISREG(stat.st_mode) or not _same(stat, entry):
                 raise SourceError(path, _REPLACED)
-            return _reopen(descriptor)
+            return reopen_to_read(descriptor)
         finally:
             os.close(descriptor)
 
@@ -349,12 +359,3 @@ def _kept(found: Attributes, path: bytes, monitor: Monitor) -> Attributes:
 
 def _same(stat: os.stat_result, entry: Entry) -> bool:
     return stat.st_ino == entry.inode and stat.st_dev == entry.device
-
-
-def _reopen(pinned_descriptor: int) -> int:
-    """Open the pinned regular file for reading; without touching its atime where that is allowed."""
-    path = proc_path(pinned_descriptor)
-    try:
-        return os.open(path, _READ | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, _READ)  # O_NOATIME is for the owner and root only

@@ -6,7 +6,10 @@ meanwhile; whoever wants to know how it is in the end verifies it afterwards.
 
 import os
 
+from agent.entry import Entry
 from agent.volume.descriptors import proc_path
+from agent.volume.found import has_only_this_name
+from agent.volume.metadata import has_metadata
 from agent.volume.scope import OneDescriptor
 from agent.volume.target_file import Parent, TargetFile, target_errors
 
@@ -21,6 +24,7 @@ class ExistingFile(OneDescriptor):
         self.path = path
         self.size = stat.st_size
         self.links = stat.st_nlink
+        self.identity = (stat.st_dev, stat.st_ino)
         self._parent = parent
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -33,18 +37,39 @@ class ExistingFile(OneDescriptor):
                 length -= len(part)
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def rewrite(self, *, keep: bool) -> TargetFile | None:
-        """Open the very same file as a target; None if it must not be written to.
+    def rewrite(self) -> TargetFile | None:
+        """Open the very same file to be written to; None if it has another name than its own.
 
-        With ``keep`` only its metadata will be written. Otherwise it must have one link: another
-        one may be a name that is to stay as it is. Raises ``SourceError``.
+        That may be one that is to stay as it is. Raises ``SourceError``.
         """
         with target_errors(self.path):
-            # By the magic link of the descriptor: whatever its name leads to by now.
-            # Who owns a file may set metadata of it also where he may not write to it.
-            how = os.O_RDONLY if keep else os.O_WRONLY
-            descriptor = os.open(proc_path(self._descriptor), how | os.O_CLOEXEC)
-            if os.fstat(descriptor).st_nlink > 1 and not keep:
+            descriptor = self._open(os.O_WRONLY)
+            if not self._is_alone(descriptor):
                 os.close(descriptor)
                 return None
         return TargetFile.rewriting(descriptor, self.path, self._parent)
+
+    def keep(self, entry: Entry) -> TargetFile | None:
+        """Open the very same file to be given metadata; None if another name would get it too.
+
+        With another name it is kept only if it lacks nothing. Raises ``SourceError``.
+        """
+        with target_errors(self.path):
+            # Who owns a file may set metadata of it also where he may not write to it.
+            descriptor = self._open(os.O_RDONLY)
+            if not self._is_alone(descriptor) and not has_metadata(descriptor, entry):
+                os.close(descriptor)
+                return None
+        return TargetFile.rewriting(descriptor, self.path, self._parent)
+
+    def _is_alone(self, descriptor: int) -> bool:
+        name = self.path.rpartition(b"/")[2]
+        with self._parent.using() as directory:
+            return has_only_this_name(descriptor, name, directory)
+
+    def _open(self, how: int) -> int:
+        """Open it again, by the magic link of its descriptor: whatever its name leads to by now.
+
+        Without waiting: whoever holds a lease on the file could make each open last 45 seconds.
+        """
+        return os.open(proc_path(self._descriptor), how | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -24,6 +24,24 @@ def is_as_wanted(found: int, entry: Entry) -> bool:
     return mode_bits.S_IFMT(stat.st_mode) == SPECIAL.get(entry.kind) and same_device
 
 
+_LOOKS = 3
+"""How often it is looked whether an inode has one name; each time its owner would have to make and
+remove another one between two calls of ours."""
+
+
+def has_only_this_name(found: int, name: bytes, directory: int) -> bool:
+    """Tell whether what is pinned or open has this name in an open directory, and no other.
+
+    One look at the number of links is not enough: the name may be gone by then, and what is left is
+    the name of something outside. So the number is asked before and after the name. ``OSError``.
+    """
+    for _ in range(_LOOKS):
+        stat = os.fstat(found)
+        if stat.st_nlink != 1 or not is_link_to(stat, name, directory):
+            return False
+    return os.fstat(found).st_nlink == 1
+
+
 def is_link_to(stat: os.stat_result, name: bytes, directory: int) -> bool:
     """Tell whether a name in an open directory is a link to this inode already."""
     try:

@@ -6,9 +6,11 @@ The kernel does only what needs no decision. Whatever has a status here is looke
 
 import functools
 import hashlib
+import itertools
 import os
 import stat as mode_bits
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -141,6 +143,12 @@ def _attributes(packed: bytes) -> Attributes:
     return tuple(found)
 
 
-def listed(directory: int) -> list[bytes]:
-    """Return the raw names of an open directory, sorted; raises ``OSError``."""
-    return sorted(map(os.fsencode, os.listdir(directory)))
+def listed(directory: int, most: int) -> list[bytes]:
+    """Return the raw names of an open directory, sorted; raises ``OSError``.
+
+    One more than ``most`` of them, which it then no more than tells: where a directory is listed by
+    age, an owner who goes on to rename files never lets a listing end.
+    """
+    with os.scandir(directory) as found:
+        names = [entry.name for entry in itertools.islice(found, min(most, sys.maxsize - 1) + 1)]
+    return sorted(map(os.fsencode, names))

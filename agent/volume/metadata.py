@@ -13,6 +13,7 @@ from agent.volume.descriptors import proc_path, reason
 from agent.volume.xattrs import read_xattrs
 
 _SET_ID = 0o6000
+_PERMISSIONS = 0o7777
 _LABELS = frozenset({b"security.selinux", b"security.ima", b"security.evm"})
 """Attributes that this machine puts on every file by itself; they are never removed."""
 
@@ -23,16 +24,33 @@ _COARSE_NS = 2_000_000_000
 def apply_metadata(descriptor: int, entry: Entry) -> list[str]:
     """Give ``entry``'s metadata to the inode that ``descriptor`` pins.
 
-    Everything is tried; returns what could not be set, in words, and raises nothing.
+    Everything is tried; returns what could not be set, in words, and raises nothing. What is right
+    is not set again: the file may be one that was there, and every call moves its ctime.
     """
     path = proc_path(descriptor)
     failures: list[str] = []
     owned = _set_owner(descriptor, path, entry, failures)
     _set_xattrs(descriptor, path, entry, failures)
     if entry.kind is not Kind.SYMLINK:
-        _set_mode(path, entry, owned, failures)
+        _set_mode(descriptor, path, entry, owned, failures)
     _set_time(descriptor, path, entry, failures)
     return failures
+
+
+def has_metadata(descriptor: int, entry: Entry) -> bool:
+    """Tell whether ``apply_metadata`` would change nothing; raises ``OSError``."""
+    stat = os.fstat(descriptor)
+    present = {
+        name: value
+        for name, value in read_xattrs(descriptor)
+        if name not in _LABELS or (name, value) in entry.xattrs
+    }
+    return (
+        (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid)
+        and stat.st_mode & _PERMISSIONS == entry.permissions
+        and stat.st_mtime_ns == entry.mtime_ns
+        and present == dict(entry.xattrs)
+    )
 
 
 def _set_owner(descriptor: int, path: str, entry: Entry, failures: list[str]) -> bool:
@@ -75,19 +93,22 @@ def _set_xattrs(descriptor: int, path: str, entry: Entry, failures: list[str]) -
                 failures.append(f"attribute {_shown(name)} could not be set: {why}")
 
 
-def _set_mode(path: str, entry: Entry, owned: bool, failures: list[str]) -> None:
+def _set_mode(descriptor: int, path: str, entry: Entry, owned: bool, failures: list[str]) -> None:
     permissions = entry.permissions
     if not owned and permissions & _SET_ID:
         permissions &= ~_SET_ID
         failures.append("set-user-id and set-group-id were left off, since the owner is another")
     try:
-        os.chmod(path, permissions)
+        if os.fstat(descriptor).st_mode & _PERMISSIONS != permissions:
+            os.chmod(path, permissions)
     except OSError as error:
         failures.append(f"mode {permissions:04o} could not be set: {reason(error)}")
 
 
 def _set_time(descriptor: int, path: str, entry: Entry, failures: list[str]) -> None:
     try:
+        if os.fstat(descriptor).st_mtime_ns == entry.mtime_ns:
+            return
         os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
         held = os.fstat(descriptor).st_mtime_ns
     except (OSError, OverflowError) as error:

@@ -7,6 +7,7 @@ name meanwhile is not touched.
 
 import dataclasses
 import os
+import stat as mode_bits
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
@@ -14,14 +15,14 @@ from typing import Protocol
 
 from agent.entry import Entry
 from agent.errors import SourceError, VolumeError
-from agent.volume.descriptors import reason
+from agent.volume.descriptors import pinned, proc_path, reason
 from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 
 Problem = Callable[[SourceError], None]
 """Who hears about an entry that was not restored in full; called from any thread."""
 
-_WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FATAL = frozenset({ENOSPC, EDQUOT, EROFS})
 _ZEROS = bytes(64 * 1024)
 """One run of zeros that is worth a hole; shorter ones cost less than the extent they split."""
@@ -93,12 +94,15 @@ class TargetFile(Held):
     def reopen(self) -> int:
         """Open the file again by its name, if it is still there; raises ``SourceError``."""
         name = self.path.rpartition(b"/")[2]
-        with target_errors(self.path), self._parent.using() as directory:
-            descriptor = os.open(name, _WRITE, dir_fd=directory)
-        if not self.is_at(descriptor):
-            os.close(descriptor)
-            raise SourceError(self.path, "was replaced while it was restored; stop the pod")
-        return descriptor
+        with (
+            target_errors(self.path),
+            self._parent.using() as directory,
+            pinned(name, directory) as found,
+        ):
+            # A device is not even opened, though it may have the number of a file that was removed.
+            if not self.is_at(found) or not mode_bits.S_ISREG(os.fstat(found).st_mode):
+                raise SourceError(self.path, "was replaced while it was restored; stop the pod")
+            return os.open(proc_path(found), _WRITE)
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write ``data`` at ``offset``; each range once, zeros become holes.

@@ -24,9 +24,10 @@ from agent.volume.descriptors import (
     pinned,
     proc_path,
     reason,
+    reopen_to_read,
 )
 from agent.volume.existing import ExistingFile
-from agent.volume.found import SPECIAL, is_as_wanted, is_link_to
+from agent.volume.found import SPECIAL, has_only_this_name, is_as_wanted, is_link_to
 from agent.volume.held import Descriptors, Held
 from agent.volume.metadata import apply_metadata
 from agent.volume.mounts import mount_id
@@ -36,7 +37,6 @@ from agent.volume.scope import Scoped
 from agent.volume.target_file import Place, Problem, TargetFile, report, target_errors
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 HELD_DESCRIPTORS = 256
 """How many directories and files of a target are open at a time; others are opened again."""
 
@@ -234,7 +234,7 @@ class TargetDirectory(Held):
                 with pinned(entry.name, here) as found:
                     if not mode_bits.S_ISREG(os.fstat(found).st_mode):
                         return None  # a device is not even opened
-                    descriptor = os.open(proc_path(found), _READ)
+                    descriptor = reopen_to_read(found)
             except (FileNotFoundError, PermissionError):
                 return None
         return ExistingFile(descriptor, path, self)
@@ -364,7 +364,9 @@ class TargetDirectory(Held):
         """Give what was just made under a name its metadata, if it is still that."""
         path = join(self.path, entry.name)
         with pinned(entry.name, here) as made:
-            if not is_as_wanted(made, entry):
+            # What was just made has one name; with another it may be somebody else's, put there.
+            alone = has_only_this_name(made, entry.name, here)
+            if not alone or not is_as_wanted(made, entry):
                 raise SourceError(path, "was replaced while it was restored; stop the pod")
             report(path, apply_metadata(made, entry), self._tree.problem)
 

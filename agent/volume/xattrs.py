@@ -10,6 +10,10 @@ import os
 
 from agent.volume.descriptors import proc_path
 
+MOST_BYTES = 4 << 20
+"""What the attributes of one file may have together. A value has 64 KiB at most (xattr(7)), but
+some file systems take thousands of them."""
+
 Attributes = tuple[tuple[bytes, bytes], ...]
 
 _NONE_HERE = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -32,9 +36,13 @@ def read_xattrs(descriptor: int) -> Attributes:
     if not names:
         return ()
     found = []
+    size = 0
     for name in names:
         try:
             found.append((os.fsencode(name), os.getxattr(path, name)))
+            size += len(found[-1][1])
+            if size > MOST_BYTES:
+                raise OSError(errno.E2BIG, f"they have more than {MOST_BYTES >> 20} MiB")
         except OSError as error:
             if error.errno not in _GONE:
                 raise

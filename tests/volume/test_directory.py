@@ -206,11 +206,36 @@ def test_a_name_that_vanishes_during_the_listing_is_no_problem(
 ) -> None:
     (source / "a").touch()
     (source / "c").touch()
-    monkeypatch.setattr("agent.volume.directory.listed", lambda _: [b"a", b"b", b"c"])
+    monkeypatch.setattr("agent.volume.directory.listed", lambda *_: [b"a", b"b", b"c"])
     monitor = Monitor()
     entries = volume.root.entries(Exclude(), monitor, NEVER)
     assert [entry.name for entry in entries] == [b"a", b"c"]
     assert monitor.counters.problems == 0
+
+
+def test_a_directory_of_too_many_names_is_not_listed(source: Path, volume: Volume) -> None:
+    for name in ("a", "b", "c"):
+        (source / name).touch()
+    assert len(volume.root.listing(NEVER, 3).names) == 3
+    for most in (0, 2):
+        with pytest.raises(SourceError, match=f"has more than {most} entries"):
+            volume.root.listing(NEVER, most)
+
+
+def test_attributes_of_one_file_have_a_bound(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.volume.xattrs.MOST_BYTES", 10)
+    (source / "d").mkdir()
+    os.setxattr(source / "d", "user.a", b"1" * 6)
+    monitor = Monitor()
+    (entry,) = volume.root.entries(Exclude(), monitor, NEVER)
+    assert (len(entry.xattrs), monitor.counters.problems) == (1, 0)
+    os.setxattr(source / "d", "user.b", b"1" * 6)
+    (entry,) = volume.root.entries(Exclude(), monitor, NEVER)
+    assert entry.xattrs == ()
+    (problem,) = monitor.problems
+    assert "too many of them, or they are too large" in problem.reason
 
 
 def test_a_cancel_ends_the_listing(source: Path, volume: Volume) -> None:

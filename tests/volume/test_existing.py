@@ -66,28 +66,36 @@ def test_a_file_is_written_in_place_and_zeros_are_written_too(
 ) -> None:
     (tmp_path / "name").write_bytes(b"x" * 200_000)
     with existing(root) as file:
-        target = file.rewrite(keep=False)
+        target = file.rewrite()
     assert target is not None
     with target:
         target.write_at(1000, bytes(150_000))
     assert (tmp_path / "name").read_bytes() == b"x" * 1000 + bytes(150_000) + b"x" * 49_000
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_a_file_of_two_names_is_kept_but_not_written(
-    tmp_path: Path, root: TargetDirectory, keep: bool
+@pytest.mark.parametrize("lacks", ["nothing", "mode", "mtime", "attribute"])
+def test_a_file_of_two_names_is_not_written_and_kept_only_if_it_lacks_nothing(
+    tmp_path: Path, root: TargetDirectory, lacks: str
 ) -> None:
     (tmp_path / "name").write_bytes(b"x")
+    (tmp_path / "name").chmod(0o604 if lacks == "mode" else 0o640)
+    os.setxattr(tmp_path / "name", "user.a", b"other" if lacks == "attribute" else b"1")
+    os.utime(tmp_path / "name", ns=(0, 7 if lacks == "mtime" else 8))
     os.link(tmp_path / "name", tmp_path / "other")
+    before = os.stat(tmp_path / "other")
+    wanted = entry(permissions=0o640, mtime_ns=8, xattrs=((b"user.a", b"1"),))
     with existing(root) as file:
-        target = file.rewrite(keep=keep)
-    assert (target is not None) is keep
+        assert file.rewrite() is None
+        target = file.keep(wanted)
+    assert (target is not None) is (lacks == "nothing")
     if target is not None:
-        target.close()
+        with target:
+            target.finish_metadata(wanted)
+    assert os.stat(tmp_path / "other").st_ctime_ns == before.st_ctime_ns
 
 
 @pytest.mark.parametrize("what", ["file", "symlink"])
-def test_what_took_its_name_meanwhile_is_not_written_to(
+def test_neither_a_file_that_lost_its_name_nor_what_took_it_is_written_to(
     tmp_path: Path, root: TargetDirectory, what: str
 ) -> None:
     (tmp_path / "name").write_bytes(b"x")
@@ -98,12 +106,21 @@ def test_what_took_its_name_meanwhile_is_not_written_to(
             (tmp_path / "name").symlink_to("outside")
         else:
             (tmp_path / "name").write_bytes(b"safe")
-        target = file.rewrite(keep=False)
-        assert target is not None
-        with target:
-            target.write_at(0, b"y")
-    assert (tmp_path / "name").read_bytes() == b"safe"
-    assert (tmp_path / "away").read_bytes() == b"y"
+        assert file.rewrite() is None
+        assert file.keep(entry(permissions=0o604)) is None
+
+
+def test_a_name_that_is_gone_when_links_are_counted_is_missed(
+    tmp_path: Path, root: TargetDirectory
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"safe")
+    os.link(outside, tmp_path / "name")
+    with existing(root) as file:
+        (tmp_path / "name").unlink()
+        (tmp_path / "name").write_bytes(b"safe")
+        assert outside.stat().st_nlink == 1
+        assert file.rewrite() is None
 
 
 @pytest.mark.usefixtures("as_root")
@@ -112,11 +129,12 @@ def test_who_may_not_write_a_file_can_still_keep_it(tmp_path: Path, root: Target
     os.chown(tmp_path / "name", 12_345, 0)
     (tmp_path / "name").chmod(0o400)
     tmp_path.chmod(0o755)
+    wanted = entry(uid=12_345, gid=0, permissions=0o440)
     with acting_as(12_345), existing(root) as file:
         with pytest.raises(SourceError, match="permission denied"):
-            file.rewrite(keep=False)
-        target = file.rewrite(keep=True)
+            file.rewrite()
+        target = file.keep(wanted)
         assert target is not None
         with target:
-            target.finish_metadata(entry(uid=12_345, gid=0, permissions=0o440))
+            target.finish_metadata(wanted)
     assert (tmp_path / "name").stat().st_mode & 0o777 == 0o440

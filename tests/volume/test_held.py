@@ -1,6 +1,7 @@
 """Descriptors that are held for a while and opened again, never as something else."""
 
 import os
+import select
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,3 +146,27 @@ def test_a_file_that_was_replaced_is_not_written_again(
         with pytest.raises(SourceError, match="replaced"):
             file.write_at(0, b"bad")
     assert (tmp_path / "name").read_bytes() == b"safe"
+
+
+def test_a_fifo_in_the_place_of_a_file_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.volume.writer.HELD_DESCRIPTORS", 1)
+    with TargetTree.open(tmp_path, lambda _: None) as tree:
+        file = tree.root.make_file(entry())
+        tree.root.names()
+        tree.root.make_directory(entry(b"d"))
+        (tmp_path / "name").unlink()
+        os.mkfifo(tmp_path / "name")
+        found = os.stat(tmp_path / "name")
+        # As if it had got the number of the file, which is free again.
+        file.device, file.inode = found.st_dev, found.st_ino
+        reader = os.open(tmp_path / "name", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with pytest.raises(SourceError, match="replaced"):
+                file.write_at(0, b"bad")
+            poll = select.poll()
+            poll.register(reader)
+            assert poll.poll(0) == []  # once it had a writer, it would have hung up
+        finally:
+            os.close(reader)

@@ -379,3 +379,26 @@ def test_a_closed_directory_writes_nowhere(
         below.make_file(entry())
     assert os.listdir(target) == ["dir"]
     assert os.listdir(target / "dir") == []
+
+
+@pytest.mark.parametrize("kind", [Kind.FIFO, Kind.SYMLINK])
+def test_what_has_another_name_is_not_taken_for_what_was_just_made(
+    target: Path, root: TargetDirectory, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    outside = target.parent / "outside"
+    if kind is Kind.FIFO:
+        os.mkfifo(outside, 0o600)
+    else:
+        outside.symlink_to("nowhere")
+    before = os.lstat(outside)
+
+    def plant(*arguments: object, **_: object) -> None:
+        os.link(outside, target / "name", follow_symlinks=False)
+
+    monkeypatch.setattr("agent.volume.writer.os.mknod", plant)
+    monkeypatch.setattr("agent.volume.writer.os.symlink", plant)
+    wanted = entry(kind=kind, permissions=0o666, link_target=b"nowhere")
+    with pytest.raises(SourceError, match="replaced"):
+        root.make_special(wanted) if kind is Kind.FIFO else root.make_symlink(wanted)
+    after = os.lstat(outside)
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)

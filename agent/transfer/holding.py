@@ -1,0 +1,126 @@
+"""What unfinished directories hold in memory, within one budget.
+
+A directory is one tree, so its entries, with their attributes, are held until it is stored. That costs
+the volume's owner next to nothing, and without a bound would cost the node's memory: a million empty
+files take 1.1 GB, and attributes six times their bytes (measured: listed, as JSON, and sealed). So what
+is held is weighed. The walk waits while other directories hold too much; what does not fit beside the
+directories above it is left out and named, and attributes are left off. It is better to say what is
+missing than to be killed, and then to have nothing.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from agent.volume.xattrs import Attributes
+
+ENTRY_BYTES = 1280
+"""What one entry takes until its directory is stored, its node in the tree included (measured)."""
+
+SHORT_NAME_BYTES = 64
+NAME_WEIGHT = 12
+"""What a byte of a longer name takes: names of 255 bytes that are no UTF-8 took 3.8 KB an entry."""
+
+ATTRIBUTE_WEIGHT = 6
+LIGHT_BYTES = 512
+"""Attributes of so many bytes are taken to be in the weight of their entry: labels, an ACL."""
+
+RESERVED_BYTES = 288 << 20
+"""What a run takes beside: buffers, packs, the index."""
+
+LEAST_BYTES = 64 << 20
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_WAIT_SLICE_SECONDS = 0.5
+
+
+class Holder(Protocol):
+    """A directory that is not stored yet."""
+
+    @property
+    def parent(self) -> "Holder | None":
+        """Return the directory above it."""
+
+
+class Holding:
+    """The account of one run; used by many threads."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._total = 0
+        self._held: dict[Holder, int] = {}
+        self._freed = threading.Condition()
+
+    def most_entries(self, holder: Holder) -> int:
+        """Return how many entries a directory may have beside what those above it hold."""
+        with self._freed:
+            return max(0, self._budget - self._above(holder)) // ENTRY_BYTES
+
+    def hold(self, holder: Holder, size: int, check: Callable[[], None]) -> bool:
+        """Account for bytes; return False if they do not fit beside what directories above hold.
+
+        Else they get room in the end: other directories only wait for their files. ``check`` may
+        raise meanwhile.
+        """
+        with self._freed:
+            above = self._above(holder)
+            if above + size > self._budget:
+                return False
+            while self._total > above and self._total + size > self._budget:
+                check()
+                self._freed.wait(_WAIT_SLICE_SECONDS)
+            self._add(holder, size)
+            return True
+
+    def try_hold(self, holder: Holder, size: int) -> bool:
+        """Account for bytes if there is room now."""
+        with self._freed:
+            if self._total + size > self._budget:
+                return False
+            self._add(holder, size)
+            return True
+
+    def release(self, holder: Holder) -> None:
+        """Give back all that is accounted to a directory."""
+        with self._freed:
+            self._total -= self._held.pop(holder, 0)
+            self._freed.notify_all()
+
+    def _add(self, holder: Holder, size: int) -> None:
+        self._held[holder] = self._held.get(holder, 0) + size
+        self._total += size
+
+    def _above(self, holder: Holder) -> int:
+        size, above = 0, holder.parent
+        while above is not None:
+            size += self._held.get(above, 0)
+            above = above.parent
+        return size
+
+
+def names_weight(names: Sequence[bytes]) -> int:
+    """Return what the entries of a directory take, in bytes; a long name may be escapes throughout."""
+    beyond = sum(map(len, names)) - SHORT_NAME_BYTES * len(names)
+    return len(names) * ENTRY_BYTES + max(0, beyond) * NAME_WEIGHT
+
+
+def attributes_weight(attributes: Attributes) -> int:
+    """Return what attributes take beyond the weight of their entry, in bytes."""
+    size = sum(len(name) + len(value) for name, value in attributes)
+    return max(0, size - LIGHT_BYTES) * ATTRIBUTE_WEIGHT
+
+
+def budget_bytes() -> int:
+    """Return what directories may hold: two thirds of what the container's limit leaves.
+
+    Without a limit it is half of the machine's memory. The last third is for their parents.
+    """
+    budget = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    for limit in LIMITS:
+        try:
+            budget = min(budget, (int(Path(limit).read_text()) - RESERVED_BYTES) * 2 // 3)
+        except (OSError, ValueError):
+            continue  # another version of control groups, or "max"
+    return max(budget, LEAST_BYTES)
