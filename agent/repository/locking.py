@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Protocol
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, patience
 from agent.errors import (
     AccessDenied,
     Canceled,
@@ -163,23 +163,16 @@ class HeldLock:
 
     def _remove_all(self) -> None:
         """Remove every lock of ours, with patience for seconds only: the run is over."""
-        patience = CancelToken()
-        timer = threading.Timer(
-            REMOVE_SECONDS, patience.cancel, [f"no answer for {REMOVE_SECONDS} s"]
-        )
-        timer.daemon = True
-        timer.start()
         try:
-            for name in filter(None, (*self._leftovers, self._name)):
-                self._objects.remove(Folder.LOCKS, name, cancel=patience)
+            with patience(REMOVE_SECONDS) as cancel:
+                for name in filter(None, (*self._leftovers, self._name)):
+                    self._objects.remove(Folder.LOCKS, name, cancel=cancel)
         except (StorageError, Canceled) as error:
             log.warning(
                 "a lock stays behind in %s: %s; `podlift unlock` removes it when it is 30 min old",
                 self._objects.storage.place,
                 error,
             )
-        finally:
-            timer.cancel()
 
     def _write(self, cancel: CancelToken) -> None:
         """Store a lock that is as old as this call; one that failed may be there all the same."""

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 
 from agent.errors import UsageError
+from agent.storage.s3lines import make_cuttable
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
         verify=None if settings.verify is True else settings.verify,  # None heeds AWS_CA_BUNDLE
         config=_config(settings),
     )
+    make_cuttable(client)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
     return client
 

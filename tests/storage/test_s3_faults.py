@@ -1,14 +1,22 @@
 """What the S3 storage makes of a bad line and an overloaded service, through a real proxy."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import os
 import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from agent.cancel import CancelToken
 from agent.errors import (
     AccessDenied,
+    Canceled,
     CredentialsExpired,
     IntegrityRefused,
     ObjectMissing,
@@ -271,3 +279,96 @@ def test_a_delete_that_finds_nothing_is_done_and_one_that_breaks_is_not(
     proxy.add(Fault(Kind.RESET), "DELETE")
     with pytest.raises(Unreachable):
         storage.delete("x")
+
+
+STALLS: list[tuple[str, Fault, str, Callable[[S3Storage, CancelToken], object]]] = [
+    ("a body that nobody takes", Fault(Kind.STALL, at=1 << 20), "PUT",
+     lambda s, cancel: s.put("x", HUGE, cancel=cancel)),
+    ("no answer to a put", Fault(Kind.STALL, at=len(BODY)), "PUT",
+     lambda s, cancel: s.put("x", BODY, cancel=cancel)),
+    ("no answer to a get", Fault(Kind.STALL), "GET", lambda s, cancel: s.get("y", cancel=cancel)),
+    ("a download that stops", Fault(Kind.STALL_DOWNLOAD, at=100_000), "GET",
+     lambda s, cancel: s.get_range("y", 0, 1 << 20, cancel=cancel)),
+    ("no answer to a look", Fault(Kind.STALL), "HEAD", lambda s, cancel: s.size("y", cancel=cancel)),
+    ("no answer to a listing", Fault(Kind.STALL), "GET",
+     lambda s, cancel: list(s.list("", cancel=cancel))),
+    ("no answer to a delete", Fault(Kind.STALL), "DELETE",
+     lambda s, cancel: s.delete("y", cancel=cancel)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["kept line", "new line"])
+@pytest.mark.parametrize(
+    ("fault", "method", "call"), [each[1:] for each in STALLS], ids=[each[0] for each in STALLS]
+)
+def test_a_cancel_ends_a_stalled_call_at_once_and_the_client_stays_usable(
+    proxy: FaultProxy,
+    proxied: S3Settings,
+    fault: Fault,
+    method: str,
+    call: Callable[[S3Storage, CancelToken], object],
+    fresh: bool,
+) -> None:
+    storage = S3Storage(dataclasses.replace(proxied, patience=Patience()))  # would wait for 60 s
+    storage.put("y", BODY)
+    if fresh:
+        storage.renew()
+    proxy.add(fault, method)
+    cancel = CancelToken()
+    before = len(proxy.requests)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stalled = pool.submit(call, storage, cancel)
+        while len(proxy.requests) == before and not stalled.done():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert not stalled.done()
+        cancel.cancel("the pod is asked to end")
+        with pytest.raises(Canceled, match="asked to end"):
+            stalled.result(timeout=5)
+    storage.put("z", BODY)
+    assert storage.get("z") == BODY
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[int]:
+    """Listen on a port whose queue is full, so that no connection is made."""
+    with contextlib.ExitStack() as lines:
+        listener = lines.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            line = lines.enter_context(socket.socket())
+            line.setblocking(False)
+            line.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[int]:
+    """Listen on a port where connections are made and nothing is said, not even of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("peer", [deaf, mute])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_cancel_ends_the_wait_for_a_connection(
+    direct: S3Settings, peer: Callable[[], AbstractContextManager[int]], scheme: str
+) -> None:
+    cancel = CancelToken()
+    with peer() as port, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        there = dataclasses.replace(direct, endpoint_url=f"{scheme}://127.0.0.1:{port}")
+        waiting = pool.submit(S3Storage(there).get, "x", cancel=cancel)
+        time.sleep(0.5)
+        assert not waiting.done()
+        cancel.cancel("the pod is asked to end")
+        with pytest.raises(Canceled, match="asked to end"):
+            waiting.result(timeout=5)
+
+
+def test_a_call_leaves_no_descriptor_behind(direct: S3Settings) -> None:
+    storage = S3Storage(direct)
+    storage.put("x", BODY)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        storage.put("x", BODY)
+        storage.get("x")
+    assert len(os.listdir("/proc/self/fd")) == before
