@@ -9,6 +9,7 @@ whoever reads must check what arrives against its name.
 import base64
 import contextlib
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,15 @@ from agent.storage.contract import Buffer, Listed, Page
 from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 from agent.storage.s3body import Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
-from agent.storage.s3errors import FAILURES, has_code, refuse
+from agent.storage.s3errors import FAILURES, dislikes_request, has_code, refuse
 from agent.storage.s3lines import cut_by
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+_log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 20
 """How much of a download is read between two looks at the cancel token."""
@@ -41,6 +44,8 @@ class S3Storage:
         self._place = str(settings.address)
         self._lock = threading.Lock()
         self._made: S3Client | None = None
+        self._checksum = settings.checksum
+        self._checksum_proven = False
 
     @property
     def place(self) -> str:
@@ -196,12 +201,39 @@ class S3Storage:
     def _send(
         self, key: str, body: Buffer, sha256: bytes | None, cancel: CancelToken, **extra: Any
     ) -> None:
+        """Store ``body`` with its checksum, unless the service knows no checksums.
+
+        Whether it does is seen at the first upload: if that is refused as a request, and not
+        without the header, then it was the header, and it is never sent again.
+        """
+        if not self._checksum:
+            self._send_as(key, body, cancel, extra)
+            return
+        digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
+        header = {"ChecksumSHA256": base64.b64encode(digest).decode()}
+        try:
+            self._send_as(key, body, cancel, extra | header)
+            self._checksum_proven = True
+        except boto.ClientError as error:
+            if self._checksum_proven or not dislikes_request(error):
+                raise
+            self._send_as(key, body, cancel, extra)
+            self._do_without_checksum(error)
+
+    def _do_without_checksum(self, error: boto.ClientError) -> None:
+        with self._lock:
+            known, self._checksum = not self._checksum, False
+        if not known:
+            _log.warning(
+                "%s refuses checksum headers (%s): objects are sent without, so nothing but TLS"
+                " guards them on the way; set the location's checksumAlgorithm to \"\" to say so",
+                self._place, error.response["Error"].get("Code"),
+            )  # fmt: skip
+
+    def _send_as(self, key: str, body: Buffer, cancel: CancelToken, extra: dict[str, Any]) -> None:
         name = self._name(key)
         size = memoryview(body).nbytes
         guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
-        if self._settings.checksum:
-            digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
-            extra["ChecksumSHA256"] = base64.b64encode(digest).decode()
         try:
             self._client().put_object(
                 Bucket=self._settings.bucket,

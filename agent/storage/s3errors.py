@@ -62,6 +62,18 @@ def has_code(error: boto.ClientError) -> bool:
     return not error.response["Error"].get("Code", "").isdigit()
 
 
+def dislikes_request(error: boto.ClientError) -> bool:
+    """Tell whether the service refused the request as such, and not for a reason that it names.
+
+    Services that do not know checksum headers answer 400 or 501 with codes of their own choice
+    (s3.md section 2, "Who accepts checksum headers").
+    """
+    code = error.response["Error"].get("Code", "")
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    known = _EXPIRED | _THROTTLED | _PASSING | _CORRUPT | _ELSEWHERE | _DENIED
+    return status in (400, 501) and code not in known
+
+
 def translate(error: Exception, what: str, key: str) -> StorageError | UsageError:
     """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place."""
     if isinstance(error, boto.ClientError):
@@ -149,10 +161,6 @@ def _final(said: str, code: str, status: int, key: str) -> StorageError:
         )
     if status == 507:
         return StorageError(f"{said}; the storage is full", key=key)
-    if status == 501:
-        return StorageError(
-            f"{said}; if it is about a checksum header, turn the location's checksums off", key=key
-        )
     return StorageError(f"{said}; look at the service and the location's settings", key=key)
 
 

@@ -24,7 +24,7 @@ QUICK = RetryPolicy(
     throttled_longest_seconds=0.3,
 )
 TABLE = [
-    *((row, SMALL) for row in rows(SMALL) if row.name not in LONG | {"E3", "H1"}),
+    *((row, SMALL) for row in rows(SMALL) if row.name not in LONG | {"E3"}),
     *((row, LARGE) for row in rows(LARGE) if row.name in LONG),
 ]
 

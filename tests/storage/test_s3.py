@@ -255,7 +255,7 @@ def answered(code: str, status: int) -> boto.ClientError:
         ("AuthorizationHeaderMalformed", 400, StorageError, "set the region"),
         ("InvalidAccessKeyId", 403, AccessDenied, "access key"),
         ("XMinioStorageFull", 507, StorageError, "storage is full"),
-        ("NotImplemented", 501, StorageError, "turn the location's checksums off"),
+        ("NotImplemented", 501, StorageError, "location's settings"),
         ("EntityTooLarge", 400, StorageError, "location's settings"),
     ],
 )

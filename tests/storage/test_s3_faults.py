@@ -270,6 +270,43 @@ def test_what_goes_over_the_line_is_lean(proxy: FaultProxy, proxied: S3Settings)
     assert sums[1] == {}
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidArgument"), (400, "InvalidRequest"), (501, "NotImplemented")]
+)
+def test_a_service_that_refuses_checksums_is_served_without(
+    proxy: FaultProxy,
+    proxied: S3Settings,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    code: str,
+) -> None:
+    proxy.add(reply(status, code), "PUT", times=99, header="x-amz-checksum-")
+    storage = S3Storage(proxied)
+    assert storage.put_new("config", b"1")
+    for key in ("x", "y"):
+        storage.put(key, BODY)
+        assert storage.get(key) == BODY
+    puts = [r for r in proxy.requests if r.method == "PUT"]
+    assert [("x-amz-checksum-sha256" in r.headers) for r in puts] == [True, *[False] * 4]
+    assert len([r for r in caplog.records if "refuses checksum headers" in r.message]) == 1
+
+
+def test_a_request_that_is_refused_without_checksum_too_is_refused_for_itself(
+    proxy: FaultProxy, proxied: S3Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.add(reply(400, "InvalidArgument"), "PUT", times=2)
+    storage = S3Storage(proxied)
+    with pytest.raises(StorageError, match="InvalidArgument"):
+        storage.put("x", BODY)
+    storage.put("x", BODY)
+    proxy.add(reply(400, "InvalidArgument"), "PUT")  # by now checksums are known to be accepted
+    with pytest.raises(StorageError, match="InvalidArgument"):
+        storage.put("y", BODY)
+    puts = [r for r in proxy.requests if r.method == "PUT"]
+    assert [("x-amz-checksum-sha256" in r.headers) for r in puts] == [True, False, True, True]
+    assert "refuses checksum" not in caplog.text
+
+
 def test_a_delete_that_finds_nothing_is_done_and_one_that_breaks_is_not(
     proxy: FaultProxy, proxied: S3Settings
 ) -> None:
