@@ -34,12 +34,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """How patient to be; all in seconds but ``renewals``.
+    """How patient to be; all in seconds.
 
     The limit of the n-th pause is ``first_seconds * 2**n`` up to ``longest_seconds``; when all are
     throttled, from and up to the values with that name, of which the longest is about the time by
     which we notice too late that the storage serves again. Until the storage has answered
     once, the budget is ``first_contact_seconds`` if that is given: a person who mistyped a host wants to hear it.
+
+    Expired credentials are read again after each of ``renewal_seconds``, which together are as long as
+    a changed Secret takes to reach a pod; at once if they never worked.
     """
 
     budget_seconds: float = 900.0
@@ -48,7 +51,7 @@ class RetryPolicy:
     longest_seconds: float = 8.0
     throttled_first_seconds: float = 0.5
     throttled_longest_seconds: float = 5.0
-    renewals: int = 3
+    renewal_seconds: tuple[float, ...] = (0.0, 15.0, 75.0)
 
 
 class Retrying:
@@ -150,11 +153,13 @@ class Retrying:
                 self._answered = True
                 return result
             except CredentialsExpired as error:
-                renewals += 1
-                if renewals > self._policy.renewals or not isinstance(self._storage, Renewable):
+                pause = self._pause_before_renewal(renewals)
+                if not isinstance(self._storage, Renewable) or self._clock.now() + pause > end:
                     raise
-                self._report(operation, key, error, 0.0)
+                self._report(operation, key, error, pause)
+                self._clock.pause(pause, cancel)
                 self._storage.renew()
+                renewals += 1
             except Throttled as error:  # the pause is made at the gate, by everybody
                 pause = max(self._throttle.seconds_left(), error.retry_after_seconds or 0.0)
                 if self._clock.now() + pause > end:
@@ -171,6 +176,11 @@ class Retrying:
     def _budget(self) -> float:
         first = self._policy.first_contact_seconds
         return self._policy.budget_seconds if self._answered or first is None else first
+
+    def _pause_before_renewal(self, renewals: int) -> float:
+        if renewals >= len(self._policy.renewal_seconds):
+            return float("inf")
+        return self._policy.renewal_seconds[renewals] if self._answered else 0.0
 
     def _pause_after(self, attempt: int) -> float:
         doubled = self._policy.first_seconds * 2.0 ** min(attempt, 30)

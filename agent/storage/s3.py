@@ -44,6 +44,7 @@ class S3Storage:
         self._place = str(settings.address)
         self._lock = threading.Lock()
         self._made: S3Client | None = None
+        self._worked = False
         self._checksum = settings.checksum
         self._checksum_proven = False
 
@@ -184,7 +185,8 @@ class S3Storage:
                 yield
         except FAILURES as error:
             cancel.check()  # a line that was cut looks like one that broke
-            refuse(error, f"{what} {self._place}", key)
+            refuse(error, f"{what} {self._place}", key, worked=self._worked)
+        self._worked = True
 
     def _client(self) -> "S3Client":
         with self._lock:

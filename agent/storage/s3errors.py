@@ -51,10 +51,11 @@ _ELSEWHERE = {
     "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 }  # fmt: skip
-_DENIED = {
-    "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled",
-    "AccountProblem", "InvalidClientTokenId", "UnrecognizedClientException",
+_WRONG_KEY = {
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId",
+    "UnrecognizedClientException",
 }  # fmt: skip
+_DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem"} | _WRONG_KEY
 
 
 def has_code(error: boto.ClientError) -> bool:
@@ -74,9 +75,19 @@ def dislikes_request(error: boto.ClientError) -> bool:
     return status in (400, 501) and code not in known
 
 
-def translate(error: Exception, what: str, key: str) -> StorageError | UsageError:
-    """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place."""
+def translate(
+    error: Exception, what: str, key: str, *, worked: bool = False
+) -> StorageError | UsageError:
+    """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place.
+
+    A key that is wrong now and ``worked`` before was exchanged, so it counts as expired.
+    """
     if isinstance(error, boto.ClientError):
+        if worked and error.response["Error"].get("Code") in _WRONG_KEY:
+            return CredentialsExpired(
+                f"{what}: the S3 credentials worked and are refused now ({_line(error)}); renew them",
+                key=key,
+            )
         return _answered(error, what, key)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return AccessDenied(
@@ -107,9 +118,9 @@ def translate(error: Exception, what: str, key: str) -> StorageError | UsageErro
     )
 
 
-def refuse(error: Exception, what: str, key: str) -> NoReturn:
+def refuse(error: Exception, what: str, key: str, *, worked: bool = False) -> NoReturn:
     """Raise what ``translate`` makes of ``error``."""
-    raise translate(error, what, key) from error
+    raise translate(error, what, key, worked=worked) from error
 
 
 _WRONG_REQUEST = (

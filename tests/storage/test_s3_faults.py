@@ -231,6 +231,28 @@ def test_renewed_credentials_are_read_from_the_file(
     assert inner.get("x") == b"1"
 
 
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_a_key_that_was_exchanged_is_read_again_and_one_that_never_worked_is_wrong(
+    s3_server: S3Server, proxy: FaultProxy, proxied: S3Settings, code: str
+) -> None:
+    proxy.add(reply(403, code), "PUT")
+    with pytest.raises(AccessDenied, match=code):
+        Retrying(S3Storage(proxied), clock=FlyingClock()).put("x", b"1")
+    path = s3_server.credentials_file()
+    storage = S3Storage(dataclasses.replace(proxied, credentials_file=str(path)))
+    storage.put("x", b"1")
+    proxy.add(reply(403, code), "PUT", times=2)  # until the changed file arrives
+    proxy.requests.clear()
+    clock = FlyingClock()
+    retrying = Retrying(storage, clock=clock)
+    assert retrying.get("x") == b"1"
+    retrying.put("x", b"1")
+    assert clock.time == 15
+    proxy.add(reply(403, code), "PUT", times=99)
+    with pytest.raises(CredentialsExpired, match="worked and are refused now"):
+        retrying.put("x", b"1")
+
+
 def test_a_service_that_ignores_ranges_is_an_error(moto_server: S3Server) -> None:
     with FaultProxy(moto_server) as proxy:
         storage = S3Storage(through(proxy, moto_server))
