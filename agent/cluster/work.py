@@ -31,6 +31,9 @@ LOG = logging.getLogger(__name__)
 FINAL_SECONDS = 3600.0
 """How long a final state is tried while the agent runs; an API server may be down for long."""
 
+REFRESH_SECONDS = 60.0
+"""How often a Secret is looked at while its credentials are in use, as the kubelet does for mounts."""
+
 RESERVED_SECONDS = 5.0
 """Kept of the grace time for writing final states (kubernetes.md section 6, practice 10)."""
 
@@ -73,12 +76,13 @@ class Shutdown:
 class Bench:
     """What every order is worked on with.
 
-    ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
+    ``refresh`` brings newer credentials to whoever works on an assignment. ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
     """
 
     desk: StatusDesk
     us: Owner
     prepare: Callable[[Order], Awaitable[Assignment]]
+    refresh: Callable[[Assignment], Awaitable[None]]
     movers: Movers
     look_up: Callable[[Order], Awaitable[Site]]
     owner_alive: Callable[[Owner], Awaitable[bool]]
@@ -188,6 +192,7 @@ class Work:
     async def _move(self, assignment: Assignment) -> Outcome:
         rule = ProgressRule()
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
+        refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
@@ -199,6 +204,15 @@ class Work:
                     raise Canceled(self._token.reason)
             elif not self._token.canceled:
                 await self._report(rule)
+                if self._bench.clock.monotonic() >= refresh_at:
+                    await self._refresh(assignment)
+                    refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
+
+    async def _refresh(self, assignment: Assignment) -> None:
+        try:
+            await self._bench.refresh(assignment)
+        except ClusterError as error:
+            LOG.info("%s: credentials were not refreshed: %s", self._order.name, error)
 
     async def _report(self, rule: ProgressRule) -> None:
         counters = self.monitor.counters

@@ -83,12 +83,8 @@ def translate(
     A key that is wrong now and ``worked`` before was exchanged, so it counts as expired.
     """
     if isinstance(error, boto.ClientError):
-        if worked and error.response["Error"].get("Code") in _WRONG_KEY:
-            return CredentialsExpired(
-                f"{what}: the S3 credentials worked and are refused now ({_line(error)}); renew them",
-                key=key,
-            )
-        return _answered(error, what, key)
+        exchanged = worked and error.response["Error"].get("Code") in _WRONG_KEY
+        return _exchanged(error, what, key) if exchanged else _answered(error, what, key)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return AccessDenied(
             f"{what}: no S3 credentials were found; give them by the environment, a credentials"
@@ -132,6 +128,13 @@ _WRONG_REQUEST = (
     boto.NoRegionError,
     boto.UnknownEndpointError,
 )
+
+
+def _exchanged(error: boto.ClientError, what: str, key: str) -> StorageError:
+    return CredentialsExpired(
+        f"{what}: the S3 credentials worked and are refused now ({_line(error)}); renew them",
+        key=key,
+    )
 
 
 def _answered(error: boto.ClientError, what: str, key: str) -> StorageError:

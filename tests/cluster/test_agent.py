@@ -329,6 +329,29 @@ async def test_a_stop_cancels_writes_the_final_state_and_claims_nothing_more(
     assert stage.status("b-2") == {}
 
 
+async def test_a_changed_secret_reaches_who_uses_it(
+    stage: Stage,
+    mover: FakeMover,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("agent.cluster.work.REFRESH_SECONDS", 0.0)
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        await until(lambda: mover.assignments, "the mover's start")
+        file = Path(mover.assignments[0].storage.credentials_file)
+        check_private(file)
+        path = stage.server.path("secrets", "cloud")
+        stage.server.patch(path, {"data": {"file": base64.b64encode(b"newer").decode()}})
+        await until(lambda: file.read_bytes() == b"newer", "the new credentials")
+        stage.server.delete(path)
+        await until(lambda: "credentials were not refreshed" in caplog.text, "a word about it")
+        mover.go_on.set()
+        await stage.ended("b-1")
+
+
 async def test_a_mover_that_hangs_does_not_hold_up_the_end(
     standin: ApiServer, tmp_path: Path, mover: FakeMover
 ) -> None:
