@@ -20,6 +20,7 @@ from agent.errors import (
     IntegrityRefused,
     ObjectMissing,
     StorageError,
+    StorageFull,
     Throttled,
     Unreachable,
     UsageError,
@@ -47,6 +48,10 @@ _PASSING = {
     "ConditionalRequestConflict", "IncompleteBody", "IDPCommunicationError",
 }  # fmt: skip
 _CORRUPT = {"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+_FULL = {
+    "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage",
+    "InsufficientCapacity", "ServiceQuotaExceededException",
+}  # fmt: skip
 _ELSEWHERE = {
     "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
@@ -71,7 +76,7 @@ def dislikes_request(error: boto.ClientError) -> bool:
     """
     code = error.response["Error"].get("Code", "")
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-    known = _EXPIRED | _THROTTLED | _PASSING | _CORRUPT | _ELSEWHERE | _DENIED
+    known = _EXPIRED | _THROTTLED | _PASSING | _CORRUPT | _FULL | _ELSEWHERE | _DENIED
     return status in (400, 501) and code not in known
 
 
@@ -143,6 +148,8 @@ def _answered(error: boto.ClientError, what: str, key: str) -> StorageError:
     said = f"{what}: the service answered {code or status} ({_line(error)})"
     if code in _EXPIRED:
         return CredentialsExpired(f"{said}; renew the S3 credentials", key=key)
+    if code in _FULL:
+        return _final(said, code, status, key)  # whatever status goes with it
     if code in _THROTTLED or (status in (429, 503) and code not in _PASSING):
         return Throttled(
             f"{said}; it wants fewer requests at a time",
@@ -169,12 +176,14 @@ def _final(said: str, code: str, status: int, key: str) -> StorageError:
         return ObjectMissing(said, key=key)
     if code in _ELSEWHERE or status in (301, 307, 308):
         return StorageError(f"{said}; set the region in which the bucket is", key=key)
+    if code in _FULL or status == 507:
+        return StorageFull(
+            f"{said}; the storage is full: add capacity or quota, or remove backups", key=key
+        )
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"{said}; check the access key and its rights to this bucket and prefix", key=key
         )
-    if status == 507:
-        return StorageError(f"{said}; the storage is full", key=key)
     return StorageError(f"{said}; look at the service and the location's settings", key=key)
 
 

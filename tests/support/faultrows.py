@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from agent.errors import AccessDenied, BucketMissing, CredentialsExpired, StorageError
+from agent.errors import AccessDenied, BucketMissing, CredentialsExpired, StorageError, StorageFull
 from tests.support.faultproxy import Fault, FaultProxy, Kind, reply
 from tests.support.s3servers import S3Server
 
@@ -122,7 +122,7 @@ def _refused() -> Iterator[Row]:
         "G2", "NoSuchBucket", ((reply(404, "NoSuchBucket"), ALWAYS),), fails=BucketMissing
     )  # fmt: skip
     full = reply(507, "XMinioStorageFull")
-    yield Row("G3", "the storage is full", ((full, ALWAYS),), fails=StorageError)
+    yield Row("G3", "the storage is full", ((full, ALWAYS),), fails=StorageFull)
     refused = reply(400, "InvalidArgument")
     yield Row(
         "H1", "400 for a checksum header, 8 puts", ((refused, ALWAYS),), puts=8,
