@@ -106,6 +106,7 @@ class Agent:
             owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
             clock=clock,
             shutdown=self._shutdown,
+            deadline_seconds=settings.deadline_seconds,
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)

@@ -89,6 +89,7 @@ class Bench:
     clock: Clock
     shutdown: Shutdown
     tick_seconds: float = LEAST_SECONDS
+    deadline_seconds: float = float("inf")
 
 
 class Work:
@@ -100,6 +101,7 @@ class Work:
         self._token = CancelToken()
         self._abandoned = False
         self._leaving = False
+        self._late = False
         self.monitor = Monitor()
 
     @property
@@ -161,6 +163,8 @@ class Work:
             self._token.check()
             outcome = await self._move(assignment)
         except PodliftError as error:
+            if self._late:
+                return self._failed(self._token.reason)
             if self._token.canceled or isinstance(error, Canceled):
                 reason = self._token.reason or str(error)
                 return patches.failed(f"canceled: {reason}"), Result.CANCELED
@@ -192,7 +196,8 @@ class Work:
     async def _move(self, assignment: Assignment) -> Outcome:
         rule = ProgressRule()
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
-        refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
+        began = self._bench.clock.monotonic()
+        refresh_at = began + REFRESH_SECONDS
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
@@ -204,9 +209,19 @@ class Work:
                     raise Canceled(self._token.reason)
             elif not self._token.canceled:
                 await self._report(rule)
+                self._end_if_late(began)
                 if self._bench.clock.monotonic() >= refresh_at:
                     await self._refresh(assignment)
                     refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
+
+    def _end_if_late(self, began: float) -> None:
+        seconds = self._bench.deadline_seconds
+        if self._bench.clock.monotonic() - began > seconds and not self._token.canceled:
+            self._late = True
+            self._token.cancel(
+                f"not done within {seconds:g} seconds (--deadline-seconds); what is stored already"
+                " is not sent again, so look at the speed of storage and volume and start again"
+            )
 
     async def _refresh(self, assignment: Assignment) -> None:
         try:

@@ -352,6 +352,18 @@ async def test_a_changed_secret_reaches_who_uses_it(
         await stage.ended("b-1")
 
 
+async def test_a_volume_that_takes_too_long_fails_and_says_so(
+    stage: Stage, mover: FakeMover
+) -> None:
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover, deadline_seconds=1.5):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert "failed: not done within 1.5 seconds (--deadline-seconds)" in status["message"]
+    assert mover.running == 0
+
+
 async def test_a_mover_that_hangs_does_not_hold_up_the_end(
     standin: ApiServer, tmp_path: Path, mover: FakeMover
 ) -> None:
