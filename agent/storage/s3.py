@@ -22,6 +22,7 @@ from agent.storage.contract import Buffer, Listed, Page
 from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 from agent.storage.s3body import Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
+from agent.storage.s3clock import ServiceClock
 from agent.storage.s3errors import FAILURES, dislikes_request, has_code, refuse
 from agent.storage.s3lines import cut_by
 from agent.storage.settings import S3Settings
@@ -45,6 +46,7 @@ class S3Storage:
         self._lock = threading.Lock()
         self._made: S3Client | None = None
         self._worked = False
+        self._clock = ServiceClock()
         self._checksum = settings.checksum
         self._checksum_proven = False
 
@@ -185,13 +187,15 @@ class S3Storage:
                 yield
         except FAILURES as error:
             cancel.check()  # a line that was cut looks like one that broke
+            if isinstance(error, boto.ClientError):
+                self._clock.learn(error, self._place)
             refuse(error, f"{what} {self._place}", key, worked=self._worked)
         self._worked = True
 
     def _client(self) -> "S3Client":
         with self._lock:
             if self._made is None:
-                self._made = make_client(self._settings)
+                self._made = make_client(self._settings, self._clock)
             return self._made
 
     def _root(self) -> str:

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 
 from agent.errors import UsageError
+from agent.storage.s3clock import ServiceClock
 from agent.storage.s3lines import make_cuttable
 from agent.storage.settings import S3Settings
 
@@ -31,15 +32,19 @@ LISTED = "PodliftListed"
 FALLBACK_REGION = "us-east-1"  # what the S3 plugin of Velero signs for (s3.md section 5)
 
 
-def make_client(settings: S3Settings) -> "S3Client":
-    """Return a new client with credentials read afresh; it may ask Amazon for the region."""
+def make_client(settings: S3Settings, clock: ServiceClock | None = None) -> "S3Client":
+    """Return a new client with credentials read afresh; it may ask Amazon for the region.
+
+    ``clock`` is that of the service, where it is known to differ from ours.
+    """
+    clock = clock or ServiceClock()
     region = settings.region
     if region is None:
         region = FALLBACK_REGION
         if settings.endpoint_url is None:
-            with contextlib.closing(_client(settings, region)) as client:
+            with contextlib.closing(_client(settings, region, clock)) as client:
                 region = find_region(client, settings.bucket)
-    return _client(settings, region)
+    return _client(settings, region, clock)
 
 
 def find_region(client: "S3Client", bucket: str) -> str:
@@ -53,7 +58,7 @@ def find_region(client: "S3Client", bucket: str) -> str:
     return headers.get("x-amz-bucket-region", FALLBACK_REGION)
 
 
-def _client(settings: S3Settings, region: str) -> "S3Client":
+def _client(settings: S3Settings, region: str, clock: ServiceClock) -> "S3Client":
     if isinstance(settings.verify, str) and not os.path.isfile(settings.verify):
         raise UsageError(f"the CA bundle {settings.verify} does not exist; correct its path")
     core = botocore.session.Session(profile=_profile(settings))
@@ -70,6 +75,7 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
         config=_config(settings),
     )
     make_cuttable(client)
+    clock.govern(client)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
     return client
 

@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
+import email.utils
 import hashlib
 import os
 import random
@@ -183,8 +185,8 @@ def test_an_attempt_ends_at_its_deadline_and_the_client_stays_usable(
 def test_a_download_that_breaks_off_is_repeated(
     proxy: FaultProxy, proxied: S3Settings, kind: Kind
 ) -> None:
+    S3Storage(proxied).put("x", BODY)
     inner = S3Storage(dataclasses.replace(proxied, patience=SHORT))
-    inner.put("x", BODY)
     proxy.add(Fault(kind, at=100_000), "GET", times=3)
     with pytest.raises(Unreachable):
         inner.get("x")
@@ -251,6 +253,39 @@ def test_a_key_that_was_exchanged_is_read_again_and_one_that_never_worked_is_wro
     proxy.add(reply(403, code), "PUT", times=99)
     with pytest.raises(CredentialsExpired, match="worked and are refused now"):
         retrying.put("x", b"1")
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(3600, "behind"), (-7200, "ahead of")])
+def test_requests_are_signed_by_the_services_clock_when_ours_is_wrong(
+    moto_server: S3Server, caplog: pytest.LogCaptureFixture, ahead: int, words: str
+) -> None:
+    with FaultProxy(moto_server) as proxy:
+        inner = S3Storage(through(proxy, moto_server))
+        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
+        date = email.utils.format_datetime(there)
+        proxy.add(reply(403, "RequestTimeTooSkewed", date=date), "PUT", times=1)
+        storage = Retrying(inner, clock=FlyingClock())
+        storage.put("x", BODY)
+        inner.renew()
+        assert storage.get("x") == BODY
+    used = [
+        datetime.datetime.strptime(r.headers["x-amz-date"], "%Y%m%dT%H%M%S%z") - there
+        for r in proxy.requests
+    ]
+    near = [abs(each) < datetime.timedelta(seconds=60) for each in used]
+    assert near == [False, True, True]
+    scopes = [r.headers["authorization"].partition("/")[2][:8] for r in proxy.requests]
+    assert scopes == [r.headers["x-amz-date"][:8] for r in proxy.requests]
+    assert f"seconds {words} that of" in caplog.text
+
+
+def test_a_clock_that_is_said_to_be_wrong_without_saying_how_is_left(
+    proxy: FaultProxy, proxied: S3Settings
+) -> None:
+    for headers in ({}, {"date": "no date"}):
+        proxy.add(reply(403, "RequestTimeTooSkewed", **headers), "PUT")
+    Retrying(S3Storage(proxied), clock=FlyingClock()).put("x", BODY)
+    assert len(proxy.requests) == 3
 
 
 def test_a_service_that_ignores_ranges_is_an_error(moto_server: S3Server) -> None:
