@@ -86,26 +86,20 @@ def _broken(scale: Scale) -> Iterator[Row]:
 
 
 def _slow(scale: Scale) -> Iterator[Row]:
-    patience = 5 * scale.pace
-    yield Row(
-        "D1", "no answer; time-outs 5 s", ((Fault(Kind.STALL, at=scale.size), 1),),
-        patience_seconds=patience,
-    )  # fmt: skip
-    yield Row(
-        "D2", "stalls in the body; time-outs 5 s", ((Fault(Kind.STALL, at=scale.size // 2), 1),),
-        patience_seconds=patience,
-    )  # fmt: skip
-    rate = scale.size / (8 * scale.pace)
-    yield Row(
-        "D3", "a link of 2 MiB/s; time-outs 5 s", ((Fault(Kind.SLOW, rate=rate), 1),),
-        patience_seconds=patience,
-    )  # fmt: skip
+    patience, rate = 5 * scale.pace, scale.size / (8 * scale.pace)
+    for name, what, fault in (
+        ("D1", "no answer", Fault(Kind.STALL, at=scale.size)),
+        ("D2", "stalls in the body", Fault(Kind.STALL, at=scale.size // 2)),
+        ("D3", f"a link of {rate / (1 << 20):g} MiB/s", Fault(Kind.SLOW, rate=rate)),
+    ):
+        said = f"{what}; time-outs {patience:g} s"
+        yield Row(name, said, ((fault, 1),), patience_seconds=patience)
 
 
 def _away(scale: Scale) -> Iterator[Row]:
-    yield Row("E1", "server down 6 s, 1 put", down_seconds=6 * scale.pace)
-    yield Row("E2", "server down 6 s, 16 puts", puts=16, down_seconds=6 * scale.pace)
-    yield Row("E3", "server down 150 s, 16 puts", puts=16, down_seconds=150 * scale.pace)
+    for name, seconds, puts in (("E1", 6, 1), ("E2", 6, 16), ("E3", 150, 16)):
+        down = seconds * scale.pace
+        yield Row(name, f"server down {down:g} s, {puts} puts", puts=puts, down_seconds=down)
 
 
 def _refused() -> Iterator[Row]:
