@@ -52,7 +52,8 @@ class AgentSettings:
     """Everything that ``podlift agent`` can be told.
 
     ``uploader_types`` are the types taken; ``restic`` includes the empty type. ``concurrency``
-    is the number of volumes at once. ``grace_seconds`` is the time from SIGTERM to the end.
+    is the number of volumes at once. ``deadline_seconds`` is how long one volume may take.
+    ``grace_seconds`` is the time from SIGTERM to the end.
     ``startup_seconds`` is how long an API server may be out of reach at the start.
     ``credentials_file`` serves locations without a credential of their own.
     """
@@ -71,6 +72,7 @@ class AgentSettings:
     concurrency: int = 1
     upload_workers: int = 4
     compression: Compression = "default"
+    deadline_seconds: float = 48 * 3600.0
     grace_seconds: float = 25.0
     startup_seconds: float = 60.0
     credentials_file: Path | None = None
@@ -105,6 +107,7 @@ ENVIRONMENT = {
     "concurrency": "PODLIFT_CONCURRENCY",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
     "compression": "PODLIFT_COMPRESSION",
+    "deadline_seconds": "PODLIFT_DEADLINE_SECONDS",
     "grace_seconds": "PODLIFT_GRACE_SECONDS",
     "startup_seconds": "PODLIFT_STARTUP_SECONDS",
     "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
@@ -142,6 +145,7 @@ def agent_settings(
         concurrency=_positive_int(given, "concurrency", defaults.concurrency),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
         compression=_compression(given),
+        deadline_seconds=_seconds(given, "deadline_seconds", defaults.deadline_seconds),
         grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
         credentials_file=_optional_path(given, "credentials_file"),

@@ -11,7 +11,8 @@ The tree says who is at fault and therefore what happens next::
     │   ├── ObjectMissing       the key does not exist
     │   ├── BucketMissing       the bucket does not exist
     │   ├── AccessDenied        the credentials are wrong or lack a right
-    │   ├── CredentialsExpired  worth one new client, then fatal
+    │   ├── StorageFull         no room, or no quota left
+    │   ├── CredentialsExpired  worth three new clients, then fatal
     │   ├── Unreachable         connection, time-out, 5xx: worth retrying
     │   ├── Throttled           slow down, everybody: worth retrying
     │   └── IntegrityRefused    what arrived is not what was sent: worth retrying
@@ -82,6 +83,10 @@ class BucketMissing(StorageError):
 
 class AccessDenied(StorageError):
     """The credentials are wrong, or lack the right for this call."""
+
+
+class StorageFull(StorageError):
+    """There is no room for the object, or no quota."""
 
 
 class CredentialsExpired(StorageError):

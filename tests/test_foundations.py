@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent import errors
-from agent.cancel import NEVER, CancelToken
+from agent.cancel import NEVER, CancelToken, patience
 from agent.entry import Entry, Kind
 from agent.errors import Canceled, MalformedData, PodliftError, SourceError
 from agent.monitor import KEPT_PROBLEMS, Monitor
@@ -95,6 +95,22 @@ class TestCancel:
             token.pause(60)
         assert time.monotonic() - began < 30
         timer.join()
+
+    def test_what_waits_in_a_system_call_is_ended_by_an_act(self) -> None:
+        token, acts = CancelToken(), []
+        with token.acting(lambda: acts.append("over")):
+            pass
+        with token.acting(lambda: acts.append("now")):
+            token.cancel("first")
+            assert acts == ["now"]
+        with token.acting(lambda: acts.append("late")):
+            assert acts == ["now", "late"]
+
+    def test_patience_ends_by_itself(self) -> None:
+        with patience(60) as token:
+            assert not token.canceled
+        with patience(0.01) as token, pytest.raises(Canceled, match=r"no answer for 0\.01 s"):
+            token.pause(60)
 
     def test_never_is_never(self) -> None:
         with pytest.raises(AssertionError, match="NEVER"):

@@ -44,18 +44,30 @@ class Places:
 
     async def location(self, name: str) -> Location:
         """Return a location; raises ``ClusterError`` for one that cannot be served."""
-        what = f"BackupStorageLocation {self._namespace}/{name}"
-        checked = paths.checked(name, "BackupStorageLocation")
-        path = paths.velero(self._namespace, "backupstoragelocations", checked)
-        found = await read_object(self._api, path, objects.BackupStorageLocation, what)
-        place = location.read_location(name, found)
+        place = await self._read(name)
         if place.not_applied:
             LOG.warning(
                 "%s sets %s, which podlift does not apply yet: the bucket's defaults are used",
-                what,
+                self._words(name),
                 ", ".join(place.not_applied),
             )
         return place
+
+    async def refresh(self, name: str) -> None:
+        """Fetch a location's credentials again, to where those who use it look for newer ones.
+
+        Raises ``ClusterError``.
+        """
+        await self.files(await self._read(name))
+
+    def _words(self, name: str) -> str:
+        return f"BackupStorageLocation {self._namespace}/{name}"
+
+    async def _read(self, name: str) -> Location:
+        checked = paths.checked(name, "BackupStorageLocation")
+        path = paths.velero(self._namespace, "backupstoragelocations", checked)
+        found = await read_object(self._api, path, objects.BackupStorageLocation, self._words(name))
+        return location.read_location(name, found)
 
     async def files(self, place: Location) -> Files:
         """Return what reaching the location takes; raises ``ClusterError`` for a bad Secret."""
@@ -65,7 +77,8 @@ class Places:
             value = await secret_value(
                 self._api, self._namespace, place.credential, f"the credentials {use}"
             )
-            credentials = await self._files.write(value, ".credentials")
+            secret = f"{place.credential.name}/{place.credential.key}"
+            credentials = await self._files.keep(secret, value, ".credentials")
         pem = place.ca_pem
         if place.ca_secret is not None and place.ca_secret.name:
             pem = await secret_value(

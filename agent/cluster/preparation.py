@@ -62,6 +62,10 @@ class Preparation:
             volume=order.volume,
         )
 
+    async def refresh(self, assignment: Assignment) -> None:
+        """Bring newer credentials to the one who works on ``assignment``; raises ``ClusterError``."""
+        await self._places.refresh(assignment.location)
+
     async def site(self, order: Order) -> Site:
         """Look up the pod of a restore; raises ``ApiError`` if that cannot be done."""
         try:

@@ -92,12 +92,7 @@ class Agent:
         """Where metrics are served, once they are."""
         self._registry = CollectorRegistry()
         metrics = Metrics(self._registry)
-        us = Owner(
-            node=settings.node_name,
-            pod=settings.pod_name,
-            pod_uid=settings.pod_uid,
-            attempt=uuid.uuid4().hex,
-        )
+        us = _owner(settings)
         clock = Clock()
         self._shutdown = Shutdown(clock, settings.grace_seconds)
         preparation = Preparation(kube, settings, PrivateFiles(private))
@@ -105,12 +100,14 @@ class Agent:
             desk=StatusDesk(kube, settings.namespace, us, subresources, clock),
             us=us,
             prepare=preparation.assignment,
+            refresh=preparation.refresh,
             movers=movers,
             look_up=preparation.site,
             owner_alive=lambda owner: pod_alive(kube, settings.namespace, owner.pod, owner.pod_uid),
             clock=clock,
             shutdown=self._shutdown,
             rest=return_memory,
+            deadline_seconds=settings.deadline_seconds,
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
@@ -160,6 +157,15 @@ class Agent:
             if time.monotonic() - watcher.progress_at > SILENCE_SECONDS:
                 return f"the API server has been silent about {resource} for too long"
         return ""
+
+
+def _owner(settings: AgentSettings) -> Owner:
+    return Owner(
+        node=settings.node_name,
+        pod=settings.pod_name,
+        pod_uid=settings.pod_uid,
+        attempt=uuid.uuid4().hex,
+    )
 
 
 @contextlib.contextmanager

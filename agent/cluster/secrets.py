@@ -1,7 +1,8 @@
 """Secrets, and the private files that boto3 wants some of them in.
 
-Values never reach a message or a log. A file is named by the digest of its content: a rotated
-Secret gets a new file, and a running client's file never changes under it.
+Values never reach a message or a log. A certificate's file is named by the digest of its content, so
+what is open never changes. Credentials are named by the Secret that they come from: a running
+client that finds them expired looks there for newer ones.
 """
 
 import asyncio
@@ -76,15 +77,32 @@ class PrivateFiles:
             raise self._unusable(error) from error
 
     async def _write(self, content: bytes, suffix: str) -> Path:
+        path = self._path(content, suffix)
+        if not await aiofiles.os.path.exists(path):
+            await self._replace(path, content)
+        return path
+
+    async def keep(self, name: str, content: bytes, suffix: str) -> Path:
+        """Store ``content`` as what is called ``name``, whole and in place of what was there.
+
+        Raises as ``write``.
+        """
+        path = self._path(name.encode(), suffix)
+        try:
+            await self._replace(path, content)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return path
+
+    def _path(self, named_by: bytes, suffix: str) -> Path:
+        return self._directory / f"{hashlib.sha256(named_by).hexdigest()[:32]}{suffix}"
+
+    async def _replace(self, path: Path, content: bytes) -> None:
         await aiofiles.os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        path = self._directory / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
-        if await aiofiles.os.path.exists(path):
-            return path
         fresh = path.with_suffix(f".{os.urandom(8).hex()}")
         async with aiofiles.open(fresh, "wb", opener=_private) as file:
             await file.write(content)
         await aiofiles.os.replace(fresh, path)
-        return path
 
     async def ca_bundle(self, pem: bytes) -> Path:
         """Store the system's certificate authorities together with ``pem``.

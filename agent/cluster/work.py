@@ -31,6 +31,9 @@ LOG = logging.getLogger(__name__)
 FINAL_SECONDS = 3600.0
 """How long a final state is tried while the agent runs; an API server may be down for long."""
 
+REFRESH_SECONDS = 60.0
+"""How often a Secret is looked at while its credentials are in use, as the kubelet does for mounts."""
+
 RESERVED_SECONDS = 5.0
 """Kept of the grace time for writing final states (kubernetes.md section 6, practice 10)."""
 
@@ -79,13 +82,15 @@ class Shutdown:
 class Bench:
     """What every order is worked on with.
 
-    ``look_up`` asks the API server for the site of a restore whose pod was never seen here.
-    ``rest`` is called on the event loop when work has ended and nothing more waits for its turn.
+    ``refresh`` brings newer credentials to whoever works on an assignment. ``look_up`` asks the API
+    server for the site of a restore whose pod was never seen here. ``rest`` is called on the event
+    loop when work has ended and nothing more waits for its turn.
     """
 
     desk: StatusDesk
     us: Owner
     prepare: Callable[[Order], Awaitable[Assignment]]
+    refresh: Callable[[Assignment], Awaitable[None]]
     movers: Movers
     look_up: Callable[[Order], Awaitable[Site]]
     owner_alive: Callable[[Owner], Awaitable[bool]]
@@ -93,6 +98,7 @@ class Bench:
     shutdown: Shutdown
     tick_seconds: float = LEAST_SECONDS
     rest: Callable[[], None] = lambda: None
+    deadline_seconds: float = float("inf")
 
 
 class Work:
@@ -105,6 +111,7 @@ class Work:
         self._abandoned = False
         self._leaving = False
         self._moving = False
+        self._late = False
         self.monitor = Monitor()
 
     @property
@@ -169,6 +176,8 @@ class Work:
             self._token.check()
             outcome = await self._move(assignment)
         except PodliftError as error:
+            if self._late:
+                return self._failed(self._token.reason)
             if self._token.canceled or isinstance(error, Canceled):
                 reason = self._token.reason or str(error)
                 return patches.failed(f"canceled: {reason}"), Result.CANCELED
@@ -201,6 +210,8 @@ class Work:
         rule = ProgressRule()
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
         self._moving = True
+        began = self._bench.clock.monotonic()
+        refresh_at = began + REFRESH_SECONDS
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
@@ -215,6 +226,25 @@ class Work:
                     raise Canceled(self._token.reason)
             elif not self._token.canceled:
                 await self._report(rule)
+                self._end_if_late(began)
+                if self._bench.clock.monotonic() >= refresh_at:
+                    await self._refresh(assignment)
+                    refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
+
+    def _end_if_late(self, began: float) -> None:
+        seconds = self._bench.deadline_seconds
+        if self._bench.clock.monotonic() - began > seconds and not self._token.canceled:
+            self._late = True
+            self._token.cancel(
+                f"not done within {seconds:g} seconds (--deadline-seconds); what is stored already"
+                " is not sent again, so look at the speed of storage and volume and start again"
+            )
+
+    async def _refresh(self, assignment: Assignment) -> None:
+        try:
+            await self._bench.refresh(assignment)
+        except ClusterError as error:
+            LOG.info("%s: credentials were not refreshed: %s", self._order.name, error)
 
     async def _report(self, rule: ProgressRule) -> None:
         counters = self.monitor.counters

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Protocol
 
-from agent.cancel import CancelToken
+from agent.cancel import CancelToken, patience
 from agent.errors import (
     AccessDenied,
     Canceled,
@@ -211,23 +211,16 @@ class HeldLock:
 
     def _remove_all(self) -> None:
         """Remove every lock of ours, with patience for seconds only: the run is over."""
-        patience = CancelToken()
-        timer = threading.Timer(
-            REMOVE_SECONDS, patience.cancel, [f"no answer for {REMOVE_SECONDS} s"]
-        )
-        timer.daemon = True
-        timer.start()
         try:
-            for name in filter(None, (*self._leftovers, self._name)):
-                self._remove(name, patience)
+            with patience(REMOVE_SECONDS) as cancel:
+                for name in filter(None, (*self._leftovers, self._name)):
+                    self._remove(name, cancel)
         except (StorageError, Canceled) as error:
             log.warning(
                 "a lock stays behind in %s: %s; `podlift unlock` removes it when it is 30 min old",
                 self._objects.storage.place,
                 error,
             )
-        finally:
-            timer.cancel()
 
     def _remove(self, name: str, cancel: CancelToken) -> None:
         self._objects.remove(Folder.LOCKS, name, cancel=cancel)

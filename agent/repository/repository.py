@@ -11,6 +11,7 @@ from agent.cancel import NEVER, CancelToken
 from agent.config import CacheDir
 from agent.entry import Entry
 from agent.errors import (
+    Canceled,
     DamagedBlob,
     MalformedData,
     ObjectMissing,
@@ -283,7 +284,7 @@ class Repository:
             self._adopt(writer, view, cancel)
             yield writer
         except BaseException:
-            with contextlib.suppress(RepositoryError, StorageError):
+            with contextlib.suppress(Canceled, RepositoryError, StorageError):
                 writer.close()
             raise
         writer.close()

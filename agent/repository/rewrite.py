@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from agent.cancel import CancelToken, Run
-from agent.errors import DamagedBlob, RepositoryError, StorageError
+from agent.errors import Canceled, DamagedBlob, RepositoryError, StorageError
 from agent.monitor import Monitor
 from agent.repository.census import PackContent
 from agent.repository.crypto import Buffer
@@ -71,7 +71,7 @@ class Rewrite:
                 target.flush()
             uploads.drain()
         except BaseException:
-            with contextlib.suppress(RepositoryError, StorageError):
+            with contextlib.suppress(Canceled, RepositoryError, StorageError):
                 uploads.close()
             raise
         uploads.close()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from agent.cancel import CancelToken, Run
+from agent.cancel import CancelToken, Run, patience
 from agent.monitor import Monitor
 from agent.repository.crypto import Key
 from agent.repository.identity import BlobType, PackId
@@ -26,6 +26,9 @@ CONNECTIONS = 4
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 60.0
 """An index file is written at either of these; restic's are 50,000 and 10 minutes."""
+
+CLOSING_SECONDS = 10.0
+"""How long the last index of a run that failed is tried; packs that it does not name are sent again."""
 
 _WAIT_SLICE_SECONDS = 0.5
 
@@ -126,12 +129,12 @@ class Uploads:
         if due:
             with self._indexing:
                 if self._due():  # unless another thread was faster
-                    self._write_index()
+                    self._write_index(self._cancel)
 
     def _due(self) -> bool:
         return self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due
 
-    def _write_index(self) -> None:
+    def _write_index(self, cancel: CancelToken) -> None:
         """Write the index of all packs that have arrived; one thread at a time."""
         with self._state:
             packs, self._arrived, self._arrived_blobs = self._arrived, [], 0
@@ -140,7 +143,7 @@ class Uploads:
             return
         try:
             self._lock.prove()
-            name = self._objects.save(Folder.INDEX, encode_index(packs))
+            name = self._objects.save(Folder.INDEX, encode_index(packs), cancel=cancel)
         except BaseException:
             with self._state:  # ``close`` tries once more
                 self._arrived += packs
@@ -154,7 +157,7 @@ class Uploads:
         """Index packs that a run which is gone had sent."""
         with self._state:
             self._arrived += packs
-        self._flush_index()
+        self._flush_index(self._cancel)
 
     def drain(self) -> None:
         """Wait until all that was sent so far has arrived, and write the index; raise what failed."""
@@ -166,7 +169,7 @@ class Uploads:
             for future in done:  # whose callback may not have told of its failure yet
                 future.result()
         self.check()
-        self._flush_index()
+        self._flush_index(self._cancel)
 
     def close(self) -> None:
         """End the threads; packs that have arrived still get their index.
@@ -175,8 +178,9 @@ class Uploads:
         the next run. Sending is over when this returns.
         """
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._flush_index()
+        with patience(CLOSING_SECONDS) as cancel:
+            self._flush_index(cancel)
 
-    def _flush_index(self) -> None:
+    def _flush_index(self, cancel: CancelToken) -> None:
         with self._indexing:
-            self._write_index()
+            self._write_index(cancel)

@@ -7,8 +7,7 @@ bytes is allowed at any time, which is what makes a blind retry safe.
 
 Errors are the kinds of ``agent.errors.StorageError``. A storage does not retry; ``Retrying``
 (``retry.py``) is the only place that does. Cancelling leaves either no object or the whole
-one; ``Canceled`` is raised within about a second unless the peer is stalled, and then within
-the attempt's deadline.
+one; ``Canceled`` is raised within about a second, also while the peer is stalled.
 """
 
 from collections.abc import Iterator

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from agent.cancel import NEVER, CancelToken
-from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError
+from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError, StorageFull
 from agent.storage.contract import Buffer, Listed
 from agent.storage.keys import (
     TEMPORARY,
@@ -221,7 +221,7 @@ class LocalStorage:
                 key=key,
             ) from error
         if error.errno in _FULL:
-            raise StorageError(
+            raise StorageFull(
                 f"{where}: {error.strerror}; free some space under {self._root}", key=key
             ) from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -1,8 +1,8 @@
 """The only place that repeats a call to a storage.
 
 It decides by the kind of error alone: ``Unreachable`` and ``IntegrityRefused`` are tried again
-after a pause, ``Throttled`` after one that all threads share, ``CredentialsExpired`` with a
-renewed client; everything else is final. Repeating blindly is safe because an object never
+after a pause, ``Throttled`` when all threads may go on (``throttle.py``), ``CredentialsExpired``
+with a renewed client; everything else is final. Repeating blindly is safe because an object never
 changes (``contract.py``). Pauses have full jitter: a random part of a limit that doubles, so
 that many agents that failed together do not return together.
 
@@ -13,10 +13,8 @@ error is raised as it is.
 import dataclasses
 import logging
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
 from agent.errors import (
@@ -26,7 +24,9 @@ from agent.errors import (
     Throttled,
     Unreachable,
 )
+from agent.storage.clock import Clock, SystemClock
 from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Storage
+from agent.storage.throttle import Throttle
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -34,11 +34,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """How patient to be; all in seconds but ``renewals``.
+    """How patient to be; all in seconds.
 
-    The limit of the n-th pause is ``first_seconds * 2**n`` up to ``longest_seconds``; for a
-    throttled call, from and up to the values with that name. Until the storage has answered
+    The limit of the n-th pause is ``first_seconds * 2**n`` up to ``longest_seconds``; when all are
+    throttled, from and up to the values with that name, of which the longest is about the time by
+    which we notice too late that the storage serves again. Until the storage has answered
     once, the budget is ``first_contact_seconds`` if that is given: a person who mistyped a host wants to hear it.
+
+    Expired credentials are read again after each of ``renewal_seconds``, which together are as long as
+    a changed Secret takes to reach a pod; at once if they never worked.
     """
 
     budget_seconds: float = 900.0
@@ -46,30 +50,8 @@ class RetryPolicy:
     first_seconds: float = 0.25
     longest_seconds: float = 8.0
     throttled_first_seconds: float = 0.5
-    throttled_longest_seconds: float = 30.0
-    renewals: int = 3
-
-
-class Clock(Protocol):
-    """Where pauses are spent; replaced in tests."""
-
-    def now(self) -> float:
-        """Return seconds that only grow."""
-
-    def pause(self, seconds: float, cancel: CancelToken) -> None:
-        """Wait; raises ``Canceled`` as soon as that is asked for."""
-
-
-class SystemClock:
-    """The clock of this machine."""
-
-    def now(self) -> float:
-        """Return the monotonic time."""
-        return time.monotonic()
-
-    def pause(self, seconds: float, cancel: CancelToken) -> None:
-        """Sleep on the token."""
-        cancel.pause(seconds)
+    throttled_longest_seconds: float = 5.0
+    renewal_seconds: tuple[float, ...] = (0.0, 15.0, 75.0)
 
 
 class Retrying:
@@ -87,8 +69,12 @@ class Retrying:
         self._policy = policy or RetryPolicy()
         self._clock = clock or SystemClock()
         self._uniform = uniform
-        self._lock = threading.Lock()
-        self._quiet_until = float("-inf")
+        self._throttle = Throttle(
+            self._policy.throttled_first_seconds,
+            self._policy.throttled_longest_seconds,
+            self._clock,
+            uniform,
+        )
         self._answered = False
 
     @property
@@ -161,49 +147,44 @@ class Retrying:
         end = self._clock.now() + self._budget()
         attempt = renewals = 0
         while True:
-            self._wait_for_quiet(cancel)
             try:
-                result = call()
+                with self._throttle.passing(cancel):
+                    result = call()
                 self._answered = True
                 return result
             except CredentialsExpired as error:
-                renewals += 1
-                if renewals > self._policy.renewals or not isinstance(self._storage, Renewable):
+                pause = self._pause_before_renewal(renewals)
+                if not isinstance(self._storage, Renewable) or self._clock.now() + pause > end:
                     raise
-                self._report(operation, key, error, 0.0)
+                self._report(operation, key, error, pause)
+                self._clock.pause(pause, cancel)
                 self._storage.renew()
-            except (Throttled, Unreachable, IntegrityRefused) as error:
-                pause = self._pause_after(error, attempt)
+                renewals += 1
+            except Throttled as error:  # the pause is made at the gate, by everybody
+                pause = max(self._throttle.seconds_left(), error.retry_after_seconds or 0.0)
                 if self._clock.now() + pause > end:
                     raise
                 self._report(operation, key, error, pause)
-                if isinstance(error, Throttled):
-                    self._keep_quiet(pause)  # waited for above, by every thread and only once
-                else:
-                    self._clock.pause(pause, cancel)
+            except (Unreachable, IntegrityRefused) as error:
+                pause = self._pause_after(attempt)
+                if self._clock.now() + pause > end:
+                    raise
+                self._report(operation, key, error, pause)
+                self._clock.pause(pause, cancel)
             attempt += 1
 
     def _budget(self) -> float:
         first = self._policy.first_contact_seconds
         return self._policy.budget_seconds if self._answered or first is None else first
 
-    def _pause_after(self, error: StorageError, attempt: int) -> float:
-        doubled = 2.0 ** min(attempt, 30)
-        policy = self._policy
-        if not isinstance(error, Throttled):
-            return self._uniform(0.0, min(policy.longest_seconds, policy.first_seconds * doubled))
-        if error.retry_after_seconds is not None:
-            return error.retry_after_seconds
-        limit = min(policy.throttled_longest_seconds, policy.throttled_first_seconds * doubled)
-        return self._uniform(0.0, limit)
+    def _pause_before_renewal(self, renewals: int) -> float:
+        if renewals >= len(self._policy.renewal_seconds):
+            return float("inf")
+        return self._policy.renewal_seconds[renewals] if self._answered else 0.0
 
-    def _keep_quiet(self, seconds: float) -> None:
-        with self._lock:
-            self._quiet_until = max(self._quiet_until, self._clock.now() + seconds)
-
-    def _wait_for_quiet(self, cancel: CancelToken) -> None:
-        while (left := self._quiet_until - self._clock.now()) > 0:
-            self._clock.pause(left, cancel)
+    def _pause_after(self, attempt: int) -> float:
+        doubled = self._policy.first_seconds * 2.0 ** min(attempt, 30)
+        return self._uniform(0.0, min(self._policy.longest_seconds, doubled))
 
     def _report(self, operation: str, key: str, error: StorageError, pause: float) -> None:
         _log.warning(

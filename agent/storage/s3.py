@@ -9,6 +9,7 @@ whoever reads must check what arrives against its name.
 import base64
 import contextlib
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,16 @@ from agent.storage.contract import Buffer, Listed, Page
 from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 from agent.storage.s3body import Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
-from agent.storage.s3errors import FAILURES, has_code, refuse
+from agent.storage.s3clock import ServiceClock
+from agent.storage.s3errors import FAILURES, dislikes_request, has_code, refuse
+from agent.storage.s3lines import cut_by
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+_log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 20
 """How much of a download is read between two looks at the cancel token."""
@@ -40,6 +45,10 @@ class S3Storage:
         self._place = str(settings.address)
         self._lock = threading.Lock()
         self._made: S3Client | None = None
+        self._worked = False
+        self._clock = ServiceClock()
+        self._checksum = settings.checksum
+        self._checksum_proven = False
 
     @property
     def place(self) -> str:
@@ -50,10 +59,8 @@ class S3Storage:
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:
         """Store ``body`` in one request that copies nothing of it."""
-        try:
+        with self._call(f"put {key} to", key, cancel):
             self._send(key, body, sha256, cancel)
-        except FAILURES as error:
-            refuse(error, f"put {key} to {self._place}", key)
 
     def put_new(self, key: str, body: Buffer, *, cancel: CancelToken = NEVER) -> bool:
         """Store ``body`` unless the key exists; exactly one of several callers gets True.
@@ -76,11 +83,8 @@ class S3Storage:
 
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
-        cancel.check()
-        try:
+        with self._call(f"get {key} from", key, cancel):
             return self._read(self._get(key), cancel)
-        except FAILURES as error:
-            refuse(error, f"get {key} from {self._place}", key)
 
     def get_range(
         self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
@@ -89,8 +93,7 @@ class S3Storage:
         check_range(key, offset, length)
         if length == 0:
             return self._get_nothing(key, offset, cancel)
-        cancel.check()
-        try:
+        with self._call(f"get {key} from", key, cancel):
             answer = self._get(key, Range=f"bytes={offset}-{offset + length - 1}")
             if answer["ContentLength"] != length:
                 answer["Body"].close()
@@ -101,14 +104,11 @@ class S3Storage:
                     key=key,
                 )
             return self._read(answer, cancel)
-        except FAILURES as error:
-            refuse(error, f"get {key} from {self._place}", key)
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
         """Return the object's size in bytes; raises ``ObjectMissing``."""
         name = self._name(key)
-        cancel.check()
-        try:
+        with self._call(f"look for {key} in", key, cancel):
             try:
                 head = self._client().head_object(Bucket=self._settings.bucket, Key=name)
                 return head["ContentLength"]
@@ -119,8 +119,6 @@ class S3Storage:
                 raise Unreachable(
                     f"look for {key} in {self._place}: HEAD failed where GET did not", key=key
                 )
-        except FAILURES as error:
-            refuse(error, f"look for {key} in {self._place}", key)
 
     def list(self, prefix: str, *, cancel: CancelToken = NEVER) -> Iterator[Listed]:
         """Yield every object whose key starts with ``prefix``."""
@@ -137,11 +135,8 @@ class S3Storage:
         asked: dict[str, Any] = {"Prefix": root + check_prefix(prefix)}
         if token is not None:
             asked["ContinuationToken"] = token
-        cancel.check()
-        try:
+        with self._call(f"list {prefix} in", prefix, cancel):
             answer = self._client().list_objects_v2(Bucket=self._settings.bucket, **asked)
-        except FAILURES as error:
-            refuse(error, f"list {prefix} in {self._place}", prefix)
         pairs = answer[LISTED]  # type: ignore[literal-required] # left there by our own hook
         return Page(
             [Listed(key.removeprefix(root), size) for key, size in pairs],
@@ -154,11 +149,8 @@ class S3Storage:
         asked: dict[str, Any] = {"Prefix": root, "Delimiter": "/"}
         found: set[str] = set()
         while True:
-            cancel.check()
-            try:
+            with self._call(f"list {prefix} in", prefix, cancel):
                 answer = self._client().list_objects_v2(Bucket=self._settings.bucket, **asked)
-            except FAILURES as error:
-                refuse(error, f"list {prefix} in {self._place}", prefix)
             for group in answer.get("CommonPrefixes", ()):
                 found.add(group["Prefix"].removeprefix(root).removesuffix("/"))
             if not answer["IsTruncated"]:
@@ -168,14 +160,12 @@ class S3Storage:
     def delete(self, key: str, *, cancel: CancelToken = NEVER) -> None:
         """Remove the object; removing what is not there is not an error."""
         name = self._name(key)
-        cancel.check()
-        try:
-            self._client().delete_object(Bucket=self._settings.bucket, Key=name)
-        except boto.ClientError as error:
-            if error.response["Error"].get("Code") != "NoSuchKey":
-                refuse(error, f"delete {key} in {self._place}", key)
-        except FAILURES as error:
-            refuse(error, f"delete {key} in {self._place}", key)
+        with self._call(f"delete {key} in", key, cancel):
+            try:
+                self._client().delete_object(Bucket=self._settings.bucket, Key=name)
+            except boto.ClientError as error:
+                if error.response["Error"].get("Code") != "NoSuchKey":
+                    raise
 
     def renew(self) -> None:
         """Forget the client: the next call reads the credentials again."""
@@ -188,10 +178,24 @@ class S3Storage:
         """Close the connections."""
         self.renew()
 
+    @contextlib.contextmanager
+    def _call(self, what: str, key: str, cancel: CancelToken) -> Iterator[None]:
+        """Translate what goes wrong with a call of ``key``; a cancel cuts its connections."""
+        cancel.check()
+        try:
+            with cut_by(cancel):
+                yield
+        except FAILURES as error:
+            cancel.check()  # a line that was cut looks like one that broke
+            if isinstance(error, boto.ClientError):
+                self._clock.learn(error, self._place)
+            refuse(error, f"{what} {self._place}", key, worked=self._worked)
+        self._worked = True
+
     def _client(self) -> "S3Client":
         with self._lock:
             if self._made is None:
-                self._made = make_client(self._settings)
+                self._made = make_client(self._settings, self._clock)
             return self._made
 
     def _root(self) -> str:
@@ -203,13 +207,39 @@ class S3Storage:
     def _send(
         self, key: str, body: Buffer, sha256: bytes | None, cancel: CancelToken, **extra: Any
     ) -> None:
+        """Store ``body`` with its checksum, unless the service knows no checksums.
+
+        Whether it does is seen at the first upload: if that is refused as a request, and not
+        without the header, then it was the header, and it is never sent again.
+        """
+        if not self._checksum:
+            self._send_as(key, body, cancel, extra)
+            return
+        digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
+        header = {"ChecksumSHA256": base64.b64encode(digest).decode()}
+        try:
+            self._send_as(key, body, cancel, extra | header)
+            self._checksum_proven = True
+        except boto.ClientError as error:
+            if self._checksum_proven or not dislikes_request(error):
+                raise
+            self._send_as(key, body, cancel, extra)
+            self._do_without_checksum(error)
+
+    def _do_without_checksum(self, error: boto.ClientError) -> None:
+        with self._lock:
+            known, self._checksum = not self._checksum, False
+        if not known:
+            _log.warning(
+                "%s refuses checksum headers (%s): objects are sent without, so nothing but TLS"
+                " guards them on the way; set the location's checksumAlgorithm to \"\" to say so",
+                self._place, error.response["Error"].get("Code"),
+            )  # fmt: skip
+
+    def _send_as(self, key: str, body: Buffer, cancel: CancelToken, extra: dict[str, Any]) -> None:
         name = self._name(key)
-        cancel.check()
         size = memoryview(body).nbytes
         guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
-        if self._settings.checksum:
-            digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
-            extra["ChecksumSHA256"] = base64.b64encode(digest).decode()
         try:
             self._client().put_object(
                 Bucket=self._settings.bucket,
@@ -225,14 +255,13 @@ class S3Storage:
 
     def _send_new(self, key: str, body: Buffer, cancel: CancelToken) -> bool:
         """Store ``body`` and tell that the service has let us, or that the key exists."""
-        try:
-            self._send(key, body, None, cancel, IfNoneMatch="*")
-        except boto.ClientError as error:
-            if error.response["ResponseMetadata"].get("HTTPStatusCode") == 412:
-                return False
-            refuse(error, f"put {key} to {self._place}", key)
-        except FAILURES as error:
-            refuse(error, f"put {key} to {self._place}", key)
+        with self._call(f"put {key} to", key, cancel):
+            try:
+                self._send(key, body, None, cancel, IfNoneMatch="*")
+            except boto.ClientError as error:
+                if error.response["ResponseMetadata"].get("HTTPStatusCode") == 412:
+                    return False
+                raise
         return True
 
     def _holds(self, key: str, body: Buffer, cancel: CancelToken) -> bool:

@@ -17,6 +17,8 @@ from botocore.config import Config
 
 from agent.errors import UsageError
 from agent.storage.models import models
+from agent.storage.s3clock import ServiceClock
+from agent.storage.s3lines import make_cuttable
 from agent.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -28,15 +30,19 @@ LISTED = "PodliftListed"
 FALLBACK_REGION = "us-east-1"  # what the S3 plugin of Velero signs for (s3.md section 5)
 
 
-def make_client(settings: S3Settings) -> "S3Client":
-    """Return a new client with credentials read afresh; it may ask Amazon for the region."""
+def make_client(settings: S3Settings, clock: ServiceClock | None = None) -> "S3Client":
+    """Return a new client with credentials read afresh; it may ask Amazon for the region.
+
+    ``clock`` is that of the service, where it is known to differ from ours.
+    """
+    clock = clock or ServiceClock()
     region = settings.region
     if region is None:
         region = FALLBACK_REGION
         if settings.endpoint_url is None:
-            with contextlib.closing(_client(settings, region)) as client:
+            with contextlib.closing(_client(settings, region, clock)) as client:
                 region = find_region(client, settings.bucket)
-    return _client(settings, region)
+    return _client(settings, region, clock)
 
 
 def find_region(client: "S3Client", bucket: str) -> str:
@@ -50,7 +56,7 @@ def find_region(client: "S3Client", bucket: str) -> str:
     return headers.get("x-amz-bucket-region", FALLBACK_REGION)
 
 
-def _client(settings: S3Settings, region: str) -> "S3Client":
+def _client(settings: S3Settings, region: str, clock: ServiceClock) -> "S3Client":
     if isinstance(settings.verify, str) and not os.path.isfile(settings.verify):
         raise UsageError(f"the CA bundle {settings.verify} does not exist; correct its path")
     core = botocore.session.Session(profile=_profile(settings))
@@ -58,15 +64,18 @@ def _client(settings: S3Settings, region: str) -> "S3Client":
         core.set_config_variable("credentials_file", settings.credentials_file)
         core.set_config_variable("config_file", settings.credentials_file)
     core.register_component("data_loader", models())
-    client = core.create_client(
+    made = core.create_client(
         "s3",
         region_name=region,
         endpoint_url=settings.endpoint_url,
         verify=None if settings.verify is True else settings.verify,  # None heeds AWS_CA_BUNDLE
         config=_config(settings),
     )
+    client = cast("S3Client", made)
+    make_cuttable(client)
+    clock.govern(client)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_listing)
-    return cast("S3Client", client)
+    return client
 
 
 def _profile(settings: S3Settings) -> str | None:

@@ -20,6 +20,7 @@ from agent.errors import (
     IntegrityRefused,
     ObjectMissing,
     StorageError,
+    StorageFull,
     Throttled,
     Unreachable,
     UsageError,
@@ -47,14 +48,19 @@ _PASSING = {
     "ConditionalRequestConflict", "IncompleteBody", "IDPCommunicationError",
 }  # fmt: skip
 _CORRUPT = {"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+_FULL = {
+    "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage",
+    "InsufficientCapacity", "ServiceQuotaExceededException",
+}  # fmt: skip
 _ELSEWHERE = {
     "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 }  # fmt: skip
-_DENIED = {
-    "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled",
-    "AccountProblem", "InvalidClientTokenId", "UnrecognizedClientException",
+_WRONG_KEY = {
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId",
+    "UnrecognizedClientException",
 }  # fmt: skip
+_DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem"} | _WRONG_KEY
 
 
 def has_code(error: boto.ClientError) -> bool:
@@ -62,10 +68,28 @@ def has_code(error: boto.ClientError) -> bool:
     return not error.response["Error"].get("Code", "").isdigit()
 
 
-def translate(error: Exception, what: str, key: str) -> StorageError | UsageError:
-    """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place."""
+def dislikes_request(error: boto.ClientError) -> bool:
+    """Tell whether the service refused the request as such, and not for a reason that it names.
+
+    Services that do not know checksum headers answer 400 or 501 with codes of their own choice
+    (s3.md section 2, "Who accepts checksum headers").
+    """
+    code = error.response["Error"].get("Code", "")
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    known = _EXPIRED | _THROTTLED | _PASSING | _CORRUPT | _FULL | _ELSEWHERE | _DENIED
+    return status in (400, 501) and code not in known
+
+
+def translate(
+    error: Exception, what: str, key: str, *, worked: bool = False
+) -> StorageError | UsageError:
+    """Return the error of our tree for one of ``FAILURES``; ``what`` names call and place.
+
+    A key that is wrong now and ``worked`` before was exchanged, so it counts as expired.
+    """
     if isinstance(error, boto.ClientError):
-        return _answered(error, what, key)
+        exchanged = worked and error.response["Error"].get("Code") in _WRONG_KEY
+        return _exchanged(error, what, key) if exchanged else _answered(error, what, key)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return AccessDenied(
             f"{what}: no S3 credentials were found; give them by the environment, a credentials"
@@ -95,9 +119,9 @@ def translate(error: Exception, what: str, key: str) -> StorageError | UsageErro
     )
 
 
-def refuse(error: Exception, what: str, key: str) -> NoReturn:
+def refuse(error: Exception, what: str, key: str, *, worked: bool = False) -> NoReturn:
     """Raise what ``translate`` makes of ``error``."""
-    raise translate(error, what, key) from error
+    raise translate(error, what, key, worked=worked) from error
 
 
 _WRONG_REQUEST = (
@@ -111,12 +135,21 @@ _WRONG_REQUEST = (
 )
 
 
+def _exchanged(error: boto.ClientError, what: str, key: str) -> StorageError:
+    return CredentialsExpired(
+        f"{what}: the S3 credentials worked and are refused now ({_line(error)}); renew them",
+        key=key,
+    )
+
+
 def _answered(error: boto.ClientError, what: str, key: str) -> StorageError:
     code = error.response["Error"].get("Code", "")
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     said = f"{what}: the service answered {code or status} ({_line(error)})"
     if code in _EXPIRED:
         return CredentialsExpired(f"{said}; renew the S3 credentials", key=key)
+    if code in _FULL:
+        return _final(said, code, status, key)  # whatever status goes with it
     if code in _THROTTLED or (status in (429, 503) and code not in _PASSING):
         return Throttled(
             f"{said}; it wants fewer requests at a time",
@@ -143,15 +176,13 @@ def _final(said: str, code: str, status: int, key: str) -> StorageError:
         return ObjectMissing(said, key=key)
     if code in _ELSEWHERE or status in (301, 307, 308):
         return StorageError(f"{said}; set the region in which the bucket is", key=key)
+    if code in _FULL or status == 507:
+        return StorageFull(
+            f"{said}; the storage is full: add capacity or quota, or remove backups", key=key
+        )
     if code in _DENIED or status in (401, 403):
         return AccessDenied(
             f"{said}; check the access key and its rights to this bucket and prefix", key=key
-        )
-    if status == 507:
-        return StorageError(f"{said}; the storage is full", key=key)
-    if status == 501:
-        return StorageError(
-            f"{said}; if it is about a checksum header, turn the location's checksums off", key=key
         )
     return StorageError(f"{said}; look at the service and the location's settings", key=key)
 

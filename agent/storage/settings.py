@@ -47,7 +47,7 @@ class S3Settings:
 
     ``endpoint_url`` is None for Amazon's own. ``verify`` is True for the system's authorities,
     False for none, or the path of a bundle that replaces them (see ``trust_also``).
-    ``checksum`` sends each object's SHA-256 along; some services refuse that header.
+    ``checksum`` sends each object's SHA-256 along, unless the service turns out to refuse it.
     ``workers`` is how many threads will use the storage at once.
     """
 

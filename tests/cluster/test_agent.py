@@ -1,6 +1,7 @@
 """The whole agent over the stand-in and the real kube-apiserver; only the mover is a fake."""
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -315,6 +316,41 @@ async def test_a_backup_that_ends_while_the_agent_stops_is_completed(
         await until(lambda: mover.running == 1, "the mover")
         running.stop.set()
     assert stage.status("b-1")["phase"] == "Completed"
+
+
+async def test_a_changed_secret_reaches_who_uses_it(
+    stage: Stage,
+    mover: FakeMover,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("agent.cluster.work.REFRESH_SECONDS", 0.0)
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover):
+        await until(lambda: mover.assignments, "the mover's start")
+        file = Path(mover.assignments[0].storage.credentials_file)
+        check_private(file)
+        path = stage.server.path("secrets", "cloud")
+        stage.server.patch(path, {"data": {"file": base64.b64encode(b"newer").decode()}})
+        await until(lambda: file.read_bytes() == b"newer", "the new credentials")
+        stage.server.delete(path)
+        await until(lambda: "credentials were not refreshed" in caplog.text, "a word about it")
+        mover.go_on.set()
+        await stage.ended("b-1")
+
+
+async def test_a_volume_that_takes_too_long_fails_and_says_so(
+    stage: Stage, mover: FakeMover
+) -> None:
+    mover.go_on.clear()
+    stage.pvb("b-1")
+    async with agent_on(stage, mover, deadline_seconds=1.5):
+        status = await stage.ended("b-1")
+    assert status["phase"] == "Failed"
+    assert "failed: not done within 1.5 seconds (--deadline-seconds)" in status["message"]
+    assert mover.running == 0
 
 
 async def test_a_mover_that_hangs_does_not_hold_up_the_end(

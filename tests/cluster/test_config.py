@@ -50,6 +50,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_CONCURRENCY": "3",
         "PODLIFT_UPLOAD_WORKERS": "5",
         "PODLIFT_COMPRESSION": "better",
+        "PODLIFT_DEADLINE_SECONDS": "77",
         "PODLIFT_GRACE_SECONDS": "9.5",
         "PODLIFT_STARTUP_SECONDS": "1",
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
@@ -64,6 +65,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.other_uploader_types == "ignore"
     assert settings.compression == "better"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
+    assert settings.deadline_seconds == 77
     assert (settings.grace_seconds, settings.startup_seconds) == (9.5, 1.0)
     assert settings.credentials_file == Path("/credentials/cloud")
     assert set(ENVIRONMENT.values()) <= set(environ)

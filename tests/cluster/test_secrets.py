@@ -69,6 +69,16 @@ async def test_a_private_file_is_written_once_and_rotation_makes_another(tmp_pat
     look(other, b"two")
 
 
+async def test_what_is_kept_by_name_is_replaced_whole(tmp_path: Path) -> None:
+    files = PrivateFiles(tmp_path / "private")
+    first = await files.keep("cloud/file", b"one", ".credentials")
+    with first.open("rb") as open_before:
+        assert await files.keep("cloud/file", b"two", ".credentials") == first
+        assert open_before.read() == b"one"
+    look(first, b"two")
+    assert await files.keep("other/file", b"two", ".credentials") != first
+
+
 def look(file: Path, content: bytes) -> None:
     assert file.read_bytes() == content
     assert file.stat().st_mode & 0o777 == 0o600

@@ -312,6 +312,7 @@ async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
         desk=cast(StatusDesk, desk),
         us=Owner(),
         prepare=broken,
+        refresh=cast(Any, None),
         movers=Movers(move, give_back),
         look_up=cast(Any, None),
         owner_alive=cast(Any, None),

@@ -13,6 +13,7 @@ from agent.errors import (
     IntegrityRefused,
     ObjectMissing,
     StorageError,
+    StorageFull,
 )
 from agent.storage.local import LocalStorage
 from agent.storage.memory import MemoryStorage
@@ -83,7 +84,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 ) -> None:
     local.put("data/other", b"1")
     monkeypatch.setattr(os, step, fail(errno.ENOSPC))
-    with pytest.raises(StorageError, match=r"No space left on device; free some space under"):
+    with pytest.raises(StorageFull, match=r"No space left on device; free some space under"):
         local.put("data/abcd", b"123")
     monkeypatch.undo()
     assert [p.name for p in Path(local.place).rglob("*") if p.is_file()] == ["other"]

@@ -166,7 +166,7 @@ def test_everybody_waits_when_one_is_throttled(memory: MemoryStorage, clock: Vir
     assert clock.pauses == [7]
     clock.time -= 7  # another thread that arrives while the first one still waits
     storage.get("x")
-    assert clock.pauses == [7, 7]
+    assert clock.pauses == [7, 14]
     assert faulty.calls[-1] == ("get", "x")
 
 
@@ -201,7 +201,26 @@ def test_expired_credentials_are_renewed_at_once(clock: VirtualClock) -> None:
     renewable = RenewableStorage(good_after=3)
     assert Retrying(renewable, clock=clock).get("x") == b"fresh"
     assert renewable.renewals == 3
-    assert clock.pauses == []
+    assert clock.time == 100
+
+
+def test_credentials_that_worked_are_waited_for_while_a_secret_is_exchanged(
+    clock: VirtualClock,
+) -> None:
+    renewable = RenewableStorage(good_after=3)
+    storage = Retrying(renewable, clock=clock)
+    storage.put("y", b"1")
+    assert storage.get("x") == b"fresh"
+    assert clock.pauses == [0, 15, 75]
+
+
+def test_credentials_are_not_waited_for_beyond_the_budget(clock: VirtualClock) -> None:
+    renewable = RenewableStorage(good_after=3)
+    storage = Retrying(renewable, RetryPolicy(budget_seconds=20), clock=clock)
+    storage.put("y", b"1")
+    with pytest.raises(CredentialsExpired):
+        storage.get("x")
+    assert renewable.renewals == 2
 
 
 def test_credentials_are_renewed_three_times_at_most(clock: VirtualClock) -> None:

@@ -1,14 +1,24 @@
 """What the S3 storage makes of a bad line and an overloaded service, through a real proxy."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import datetime
+import email.utils
 import hashlib
+import os
 import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from agent.cancel import CancelToken
 from agent.errors import (
     AccessDenied,
+    Canceled,
     CredentialsExpired,
     IntegrityRefused,
     ObjectMissing,
@@ -175,8 +185,8 @@ def test_an_attempt_ends_at_its_deadline_and_the_client_stays_usable(
 def test_a_download_that_breaks_off_is_repeated(
     proxy: FaultProxy, proxied: S3Settings, kind: Kind
 ) -> None:
+    S3Storage(proxied).put("x", BODY)
     inner = S3Storage(dataclasses.replace(proxied, patience=SHORT))
-    inner.put("x", BODY)
     proxy.add(Fault(kind, at=100_000), "GET", times=3)
     with pytest.raises(Unreachable):
         inner.get("x")
@@ -223,6 +233,61 @@ def test_renewed_credentials_are_read_from_the_file(
     assert inner.get("x") == b"1"
 
 
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_a_key_that_was_exchanged_is_read_again_and_one_that_never_worked_is_wrong(
+    s3_server: S3Server, proxy: FaultProxy, proxied: S3Settings, code: str
+) -> None:
+    proxy.add(reply(403, code), "PUT")
+    with pytest.raises(AccessDenied, match=code):
+        Retrying(S3Storage(proxied), clock=FlyingClock()).put("x", b"1")
+    path = s3_server.credentials_file()
+    storage = S3Storage(dataclasses.replace(proxied, credentials_file=str(path)))
+    storage.put("x", b"1")
+    proxy.add(reply(403, code), "PUT", times=2)  # until the changed file arrives
+    proxy.requests.clear()
+    clock = FlyingClock()
+    retrying = Retrying(storage, clock=clock)
+    assert retrying.get("x") == b"1"
+    retrying.put("x", b"1")
+    assert clock.time == 15
+    proxy.add(reply(403, code), "PUT", times=99)
+    with pytest.raises(CredentialsExpired, match="worked and are refused now"):
+        retrying.put("x", b"1")
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(3600, "behind"), (-7200, "ahead of")])
+def test_requests_are_signed_by_the_services_clock_when_ours_is_wrong(
+    moto_server: S3Server, caplog: pytest.LogCaptureFixture, ahead: int, words: str
+) -> None:
+    with FaultProxy(moto_server) as proxy:
+        inner = S3Storage(through(proxy, moto_server))
+        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
+        date = email.utils.format_datetime(there)
+        proxy.add(reply(403, "RequestTimeTooSkewed", date=date), "PUT", times=1)
+        storage = Retrying(inner, clock=FlyingClock())
+        storage.put("x", BODY)
+        inner.renew()
+        assert storage.get("x") == BODY
+    used = [
+        datetime.datetime.strptime(r.headers["x-amz-date"], "%Y%m%dT%H%M%S%z") - there
+        for r in proxy.requests
+    ]
+    near = [abs(each) < datetime.timedelta(seconds=60) for each in used]
+    assert near == [False, True, True]
+    scopes = [r.headers["authorization"].partition("/")[2][:8] for r in proxy.requests]
+    assert scopes == [r.headers["x-amz-date"][:8] for r in proxy.requests]
+    assert f"seconds {words} that of" in caplog.text
+
+
+def test_a_clock_that_is_said_to_be_wrong_without_saying_how_is_left(
+    proxy: FaultProxy, proxied: S3Settings
+) -> None:
+    for headers in ({}, {"date": "no date"}):
+        proxy.add(reply(403, "RequestTimeTooSkewed", **headers), "PUT")
+    Retrying(S3Storage(proxied), clock=FlyingClock()).put("x", BODY)
+    assert len(proxy.requests) == 3
+
+
 def test_a_service_that_ignores_ranges_is_an_error(moto_server: S3Server) -> None:
     with FaultProxy(moto_server) as proxy:
         storage = S3Storage(through(proxy, moto_server))
@@ -262,6 +327,43 @@ def test_what_goes_over_the_line_is_lean(proxy: FaultProxy, proxied: S3Settings)
     assert sums[1] == {}
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidArgument"), (400, "InvalidRequest"), (501, "NotImplemented")]
+)
+def test_a_service_that_refuses_checksums_is_served_without(
+    proxy: FaultProxy,
+    proxied: S3Settings,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    code: str,
+) -> None:
+    proxy.add(reply(status, code), "PUT", times=99, header="x-amz-checksum-")
+    storage = S3Storage(proxied)
+    assert storage.put_new("config", b"1")
+    for key in ("x", "y"):
+        storage.put(key, BODY)
+        assert storage.get(key) == BODY
+    puts = [r for r in proxy.requests if r.method == "PUT"]
+    assert [("x-amz-checksum-sha256" in r.headers) for r in puts] == [True, *[False] * 4]
+    assert len([r for r in caplog.records if "refuses checksum headers" in r.message]) == 1
+
+
+def test_a_request_that_is_refused_without_checksum_too_is_refused_for_itself(
+    proxy: FaultProxy, proxied: S3Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.add(reply(400, "InvalidArgument"), "PUT", times=2)
+    storage = S3Storage(proxied)
+    with pytest.raises(StorageError, match="InvalidArgument"):
+        storage.put("x", BODY)
+    storage.put("x", BODY)
+    proxy.add(reply(400, "InvalidArgument"), "PUT")  # by now checksums are known to be accepted
+    with pytest.raises(StorageError, match="InvalidArgument"):
+        storage.put("y", BODY)
+    puts = [r for r in proxy.requests if r.method == "PUT"]
+    assert [("x-amz-checksum-sha256" in r.headers) for r in puts] == [True, False, True, True]
+    assert "refuses checksum" not in caplog.text
+
+
 def test_a_delete_that_finds_nothing_is_done_and_one_that_breaks_is_not(
     proxy: FaultProxy, proxied: S3Settings
 ) -> None:
@@ -271,3 +373,96 @@ def test_a_delete_that_finds_nothing_is_done_and_one_that_breaks_is_not(
     proxy.add(Fault(Kind.RESET), "DELETE")
     with pytest.raises(Unreachable):
         storage.delete("x")
+
+
+STALLS: list[tuple[str, Fault, str, Callable[[S3Storage, CancelToken], object]]] = [
+    ("a body that nobody takes", Fault(Kind.STALL, at=1 << 20), "PUT",
+     lambda s, cancel: s.put("x", HUGE, cancel=cancel)),
+    ("no answer to a put", Fault(Kind.STALL, at=len(BODY)), "PUT",
+     lambda s, cancel: s.put("x", BODY, cancel=cancel)),
+    ("no answer to a get", Fault(Kind.STALL), "GET", lambda s, cancel: s.get("y", cancel=cancel)),
+    ("a download that stops", Fault(Kind.STALL_DOWNLOAD, at=100_000), "GET",
+     lambda s, cancel: s.get_range("y", 0, 1 << 20, cancel=cancel)),
+    ("no answer to a look", Fault(Kind.STALL), "HEAD", lambda s, cancel: s.size("y", cancel=cancel)),
+    ("no answer to a listing", Fault(Kind.STALL), "GET",
+     lambda s, cancel: list(s.list("", cancel=cancel))),
+    ("no answer to a delete", Fault(Kind.STALL), "DELETE",
+     lambda s, cancel: s.delete("y", cancel=cancel)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["kept line", "new line"])
+@pytest.mark.parametrize(
+    ("fault", "method", "call"), [each[1:] for each in STALLS], ids=[each[0] for each in STALLS]
+)
+def test_a_cancel_ends_a_stalled_call_at_once_and_the_client_stays_usable(
+    proxy: FaultProxy,
+    proxied: S3Settings,
+    fault: Fault,
+    method: str,
+    call: Callable[[S3Storage, CancelToken], object],
+    fresh: bool,
+) -> None:
+    storage = S3Storage(dataclasses.replace(proxied, patience=Patience()))  # would wait for 60 s
+    storage.put("y", BODY)
+    if fresh:
+        storage.renew()
+    proxy.add(fault, method)
+    cancel = CancelToken()
+    before = len(proxy.requests)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stalled = pool.submit(call, storage, cancel)
+        while len(proxy.requests) == before and not stalled.done():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert not stalled.done()
+        cancel.cancel("the pod is asked to end")
+        with pytest.raises(Canceled, match="asked to end"):
+            stalled.result(timeout=5)
+    storage.put("z", BODY)
+    assert storage.get("z") == BODY
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[int]:
+    """Listen on a port whose queue is full, so that no connection is made."""
+    with contextlib.ExitStack() as lines:
+        listener = lines.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            line = lines.enter_context(socket.socket())
+            line.setblocking(False)
+            line.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[int]:
+    """Listen on a port where connections are made and nothing is said, not even of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("peer", [deaf, mute])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_cancel_ends_the_wait_for_a_connection(
+    direct: S3Settings, peer: Callable[[], AbstractContextManager[int]], scheme: str
+) -> None:
+    cancel = CancelToken()
+    with peer() as port, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        there = dataclasses.replace(direct, endpoint_url=f"{scheme}://127.0.0.1:{port}")
+        waiting = pool.submit(S3Storage(there).get, "x", cancel=cancel)
+        time.sleep(0.5)
+        assert not waiting.done()
+        cancel.cancel("the pod is asked to end")
+        with pytest.raises(Canceled, match="asked to end"):
+            waiting.result(timeout=5)
+
+
+def test_a_call_leaves_no_descriptor_behind(direct: S3Settings) -> None:
+    storage = S3Storage(direct)
+    storage.put("x", BODY)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        storage.put("x", BODY)
+        storage.get("x")
+    assert len(os.listdir("/proc/self/fd")) == before

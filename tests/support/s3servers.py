@@ -130,10 +130,9 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     pytest.fail(f"{process.args!r} did not start:\n{log.read_text(errors='replace')}")
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Start ministack, with credentials checked if it can."""
-    home = tmp_path_factory.mktemp("ministack")
+@contextlib.contextmanager
+def ministack(home: Path) -> Iterator[S3Server]:
+    """Run ministack in ``home`` for a scope, with credentials checked if it can."""
     made = make_certificates(home / "certificates")
     port = free_port()
     environment = {
@@ -153,6 +152,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with _running([sys.executable, "-m", "ministack"], environment, port):
         server = S3Server(f"https://127.0.0.1:{port}", made.ca, home)
         yield _with_accounts(server)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Start ministack."""
+    with ministack(tmp_path_factory.mktemp("ministack")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

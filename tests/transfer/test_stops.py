@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from agent.cancel import NEVER, CancelToken
 from agent.errors import Canceled, Unreachable
+from agent.repository import uploads
 from agent.repository.contract import BackupTarget
 from agent.repository.indexfile import decode_index
 from agent.repository.objects import Folder, names, pack_key
 from agent.repository.pack import open_pack
 from agent.repository.writer import Writer
+from agent.storage.contract import Buffer
 from agent.storage.faults import Fault, Faulty, Operation, failing
+from agent.storage.memory import MemoryStorage
 from agent.transfer.folders import Assembly
 from agent.volume.directory import Directory
 from agent.volume.file import FileReader
@@ -138,6 +142,30 @@ def test_a_lock_that_cannot_be_removed_does_not_fail_a_finished_backup(
     bench.run(storage=Faulty(bench.storage, broken))
     assert len(keys(bench.storage, "snapshots")) == 1
     assert "a lock stays behind" in caplog.text
+
+
+class WithoutIndex(MemoryStorage):
+    """Falls silent when an index file is stored."""
+
+    def put(
+        self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
+    ) -> None:
+        if key.startswith("index/"):
+            cancel.pause(600)
+        super().put(key, body, sha256=sha256, cancel=cancel)
+
+
+def test_a_storage_that_falls_silent_does_not_hold_up_a_cancel(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "CLOSING_SECONDS", 0.05)
+    silent = WithoutIndex()
+    for key in ("config", *keys(bench.storage, "keys")):
+        silent.put(key, bench.storage.get(key))
+    stop = Fault("put", lambda: bench.cancel.cancel("by a test"), key="data/*", nth=3, after=True)
+    with pytest.raises(Canceled, match="by a test"):
+        bench.go(Faulty(silent, stop))
+    assert keys(silent, "index") == keys(silent, "locks") == []
 
 
 def test_what_a_stopped_run_stored_is_not_stored_again(bench: Bench) -> None:
