@@ -25,6 +25,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agent.cluster.objects import UNREADABLE
 from agent.errors import ClusterError
 from agent.needs import Named, Pending, is_name
 from agent.storage.contract import Listed
@@ -164,7 +165,7 @@ def read_record(packed: bytes, what: str) -> list[VolumeBackup]:
     plain = _unzipped(packed, what)
     try:
         found = _record.decode(plain) or []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _odd(what, str(error)) from None
     return [_volume_backup(whole, what) for whole in found]
 
@@ -173,7 +174,7 @@ def read_object(body: bytes, what: str) -> VolumeBackup:
     """Read a PodVolumeBackup of the API server, as strictly; raises ``ClusterError``."""
     try:
         return _volume_backup(_object.decode(body), what)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _odd(what, str(error)) from None
 
 
