@@ -47,7 +47,7 @@ class BlobOpener:
 
     def open(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
-        if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
+        if 0 <= blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
             (plain,) = self.open_many(sealed, [blob], blob.offset, bytearray(blob.content_bytes))
             if plain is not None:
                 return bytes(plain)
