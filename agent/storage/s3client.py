@@ -8,6 +8,7 @@ so boto3 gets one attempt.
 import contextlib
 import functools
 import os
+import re
 import urllib.parse
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import botocore.exceptions as boto
 import botocore.session
 from botocore.config import Config
 from botocore.loaders import Loader, create_loader
+from botocore.parsers import ResponseParserError
 
 from agent.errors import UsageError
 from agent.storage.settings import S3Settings
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 LISTED = "PodliftListed"
 """Where the listing hook leaves its (key, size) pairs in botocore's answer."""
+
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 FALLBACK_REGION = "us-east-1"  # what the S3 plugin of Velero signs for (s3.md section 5)
 
@@ -118,8 +122,15 @@ def _take_listing(
     listed = []
     for contents in root.findall(f"{namespace}Contents"):
         key = contents.findtext(f"{namespace}Key") or ""
-        size = int(contents.findtext(f"{namespace}Size") or 0)
+        size = _size(contents.findtext(f"{namespace}Size") or "0")
         listed.append((urllib.parse.unquote_plus(key) if encoded else key, size))
         root.remove(contents)
     customized_response_dict[LISTED] = listed
     response_dict["body"] = ET.tostring(root)
+
+
+def _size(text: str) -> int:
+    """Return an object's size; raise one of the errors that the storage translates."""
+    if _NUMBER.fullmatch(text.strip()) is None:
+        raise ResponseParserError(f"a listing gives an object a size of {text[:80]!r}")
+    return int(text)
