@@ -173,3 +173,10 @@ def test_a_blob_that_claims_less_than_a_seal_takes_is_damaged(repository: Reposi
         blob = PackedBlob(BlobType.DATA, BlobId(bytes(32)), 0, length, 0)
         with pytest.raises(DamagedBlob, match="too few to be sealed"):
             opener.open(bytes(length), blob)
+
+
+def test_a_data_blob_larger_than_any_chunk_is_not_opened(repository: Repository) -> None:
+    sealed = bytes(repository.objects.key.seal(b"i" * 16, b""))
+    blob = PackedBlob(BlobType.DATA, BlobId(bytes(32)), 0, len(sealed), (128 << 20) + 1)
+    with pytest.raises(DamagedBlob, match="no chunk has more than"):
+        BlobOpener(repository.objects.key).open(sealed, blob)
