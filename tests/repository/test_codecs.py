@@ -136,7 +136,7 @@ class TestKeyFiles:
             ({"salt": "AAAA"}, "salt has 3 bytes"),
             ({"N": 3}, "not a power of two"),
             ({"N": 1}, "N"),
-            ({"N": 1 << 24, "r": 8}, "1 GiB"),
+            ({"N": 1 << 18, "r": 8}, "160 MiB"),
             ({"N": 32768, "r": 8, "p": 1000}, "minutes"),
             ({"data": "!"}, "data"),
             ({"N": None}, "N"),
