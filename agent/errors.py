@@ -36,13 +36,13 @@ MESSAGE_CHARACTERS = 2000
 
 
 class PodliftError(Exception):
-    """Base of all errors raised on purpose; ``str()`` is one line for the operator.
+    """Base of all errors raised on purpose; ``str()`` is one line for the operator, in UTF-8.
 
     One that is too long is cut in the middle: it begins with what is wrong and ends in advice.
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = super().__str__().encode("utf-8", "backslashreplace").decode()
         half = MESSAGE_CHARACTERS // 2
         return text if len(text) <= MESSAGE_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
 

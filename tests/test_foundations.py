@@ -130,6 +130,10 @@ class TestErrors:
         assert told.startswith("'xxx")
         assert told.endswith("x' is no size; write it as 500M")
 
+    def test_bytes_of_a_command_line_that_are_not_utf_8_can_be_told(self) -> None:
+        told = str(UsageError("--tag \udcff=… is given twice"))
+        assert told == "--tag \\udcff=… is given twice"
+
     def test_damage_names_the_thing_and_the_place(self) -> None:
         error = MalformedData("index/x", "it ends early")
         assert str(error) == "index/x is damaged: it ends early"
