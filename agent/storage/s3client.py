@@ -117,6 +117,8 @@ def _take_listing(
         root = ET.fromstring(response_dict["body"])  # noqa: S314 - as botocore does
     except ET.ParseError:
         return  # botocore finds the same and says so in its own way
+    except ValueError as error:  # an encoding that expat cannot read
+        raise ResponseParserError(f"a listing that is no XML: {error}") from error
     namespace = root.tag.rpartition("}")[0] + "}" if root.tag.startswith("{") else ""
     encoded = root.findtext(f"{namespace}EncodingType") == "url"
     listed = []
