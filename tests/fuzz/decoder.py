@@ -24,7 +24,7 @@ MESSAGE_CHARACTERS = 4000
 class Decoder:
     """``call`` takes an example, or what became of one, and returns a ``result`` or raises ``errors``.
 
-    ``covers`` are the functions of agent/ that this row is about, as ``module.function``.
+    ``covers`` are what this row is about in agent/: ``module.function``, or a whole module.
     """
 
     name: str

@@ -148,7 +148,7 @@ DECODERS: list[Decoder] = [
     Decoder("tags", lambda t: access.tag_pairs(t.split("\n")), "text", ["a=1\nb=2"], _USAGE, dict),
     Decoder("--grace", lambda t: garbage._seconds(None, None, t), "text", ["72h", "1d"], (click.BadParameter,), float),
     Decoder("--keep-daily", lambda t: retention._count(t, "daily"), "text", ["7", "unlimited", "-1"], _USAGE, int),
-    Decoder("listing of S3", _listing, "bytes", [LISTING, LISTING.replace(b"17", b"-4"), LISTING.replace(b"17", b"1" * 5000)], (PodliftError,), dict),
+    Decoder("listing of S3", _listing, "bytes", [LISTING, LISTING.replace(b"17", b"-4"), LISTING.replace(b"17", b"1" * 5000)], (PodliftError,), dict, ("agent.storage.s3client",)),
     Decoder("Retry-After of S3", _pause, "text", ["7"], (), (float, type(None))),
     Decoder("credentials file", _client, "text", [AWS_FILE], (PodliftError,), str, share=0.2),
     Decoder("content of a file", _scan, "bytes", [b"podlift" * 300], (), bytes, share=0.3),

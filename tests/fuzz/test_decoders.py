@@ -18,7 +18,7 @@ EXAMPLES = 60
 """For each decoder, by default; the same ones every time, so that no run fails by chance."""
 
 _BATCH = settings(
-    max_examples=EXAMPLES if not SECONDS else 2000,
+    max_examples=EXAMPLES if not SECONDS else 200,
     deadline=None,
     database=None,
     derandomize=not SECONDS,
