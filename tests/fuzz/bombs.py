@@ -35,6 +35,7 @@ from agent.repository.plainkernel import SEALED, PlainKernel
 from agent.repository.reader import BlobOpener
 from agent.repository.snapshot import decode_snapshot
 from agent.repository.tree import decode_tree
+from agent.storage import s3client
 from agent.storage.memory import MemoryStorage
 from tests.fuzz.of_repositories import IV, KEY, KEY_FILE
 
@@ -137,6 +138,10 @@ _DEEP = b"[" * 1_000_000 + b"]" * 1_000_000
 _NODE = b'{"name":"a","type":"fifo"}'
 _PVB = b'{"metadata":{"name":"a"},"spec":{"pod":{},"volume":"","backupStorageLocation":""}},'
 
+_LAUGHS = b"<!DOCTYPE a [<!ENTITY e0 'ha'>%s]><a>&e30;</a>" % b"".join(
+    b"<!ENTITY e%d '%s'>" % (n, b"&e%d;" % (n - 1) * 10) for n in range(1, 31)
+)
+
 BOMBS = {
     "lock of 4 GiB": Bomb(lambda: _load(Folder.LOCKS, _frame(4 << 30)), 16, MalformedData),
     "snapshot of 4 GiB": Bomb(lambda: _load(Folder.SNAPSHOTS, _frame(4 << 30)), 200, MalformedData),
@@ -166,6 +171,7 @@ BOMBS = {
     "key that takes what is allowed": Bomb(lambda: _key(1 << 17, 8, 1), 160, WrongPassword),
     "record of 1 GiB": Bomb(lambda: read_record(_zipped(b"[", b" " * 1024, 1 << 20, b"]"), "it"), 300, ClusterError),
     "record of small objects": Bomb(lambda: read_record(_zipped(b"[", _PVB, 1_400_000, b"]"), "it"), 700, ClusterError),
+    "listing of entities in entities": Bomb(lambda: s3client._take_listing({"status_code": 200, "body": _LAUGHS}, {}), 160, None),
     "object of nested arrays": Bomb(lambda: parse(OrderKind.BACKUP, b'{"spec":%s}' % _DEEP), 64, ClusterError),
     "pod of nested arrays": Bomb(lambda: decode(b'{"spec":{"volumes":[{"csi":{"a":%s}}]}}' % _DEEP, objects.Pod, "a pod"), 64, ClusterError),
 }  # fmt: skip
