@@ -36,13 +36,18 @@ MESSAGE_CHARACTERS = 2000
 
 
 class PodliftError(Exception):
-    """Base of all errors raised on purpose; ``str()`` is one line for the operator, in UTF-8.
+    """Base of all errors raised on purpose; ``str()`` is one line for the operator.
 
-    One that is too long is cut in the middle: it begins with what is wrong and ends in advice.
+    What cannot be printed, which others may have written, is escaped. A text that is too long is cut
+    in the middle: it begins with what is wrong and ends in advice.
     """
 
     def __str__(self) -> str:
-        text = super().__str__().encode("utf-8", "backslashreplace").decode()
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(
+                c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+            )
         half = MESSAGE_CHARACTERS // 2
         return text if len(text) <= MESSAGE_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
 

@@ -134,6 +134,11 @@ class TestErrors:
         told = str(UsageError("--tag \udcff=… is given twice"))
         assert told == "--tag \\udcff=… is given twice"
 
+    def test_what_others_wrote_stays_within_its_line(self) -> None:
+        assert str(UsageError("it holds a Pod\n\x1b[31mall is well")) == (
+            "it holds a Pod\\n\\x1b[31mall is well"
+        )
+
     def test_damage_names_the_thing_and_the_place(self) -> None:
         error = MalformedData("index/x", "it ends early")
         assert str(error) == "index/x is damaged: it ends early"
