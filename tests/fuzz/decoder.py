@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
+from agent.errors import MESSAGE_CHARACTERS
 from tests.fuzz.mutation import (
     bytes_like,
     json_like,
@@ -15,9 +16,6 @@ from tests.fuzz.mutation import (
     worst_json,
     worst_text,
 )
-
-MESSAGE_CHARACTERS = 4000
-"""An error goes into a log and into the status of an object; what was read must not fill them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +55,7 @@ class Decoder:
             found = self.call(content)
         except self.errors as error:
             told = str(error)
-            told.encode()  # it has to fit into a patch
             assert len(told) <= MESSAGE_CHARACTERS, f"{len(told)} characters: {told[:200]}"
-            assert "\n" not in told, told
+            assert told.isprintable(), told  # one line, which fits into a log and a patch
         else:
             assert isinstance(found, self.result), found

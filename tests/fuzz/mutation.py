@@ -32,6 +32,9 @@ _TOKENS = (
 )  # fmt: skip
 """A lone surrogate outside of an escape is a byte that is not UTF-8."""
 
+_MOST = 200_000
+"""What a document may grow to by one change, in bytes."""
+
 _WORST = (
     "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, '"\udcff"', r'"\ud800"', "null", "-1",
     "9" * 5000, "18446744073709551616", '"%s"' % ("x" * 9000), '""', "[]", "{}", "true", "1.5",
@@ -111,7 +114,8 @@ def _edit_json(root: list[Any], edit: Edit, words: Sequence[str]) -> None:
         case 3 if parent is not root:
             del parent[index]
         case 4:  # twice, or many times
-            parent.extend([parent[index]] * (1 if edit.more % 4 else 500))
+            size = len(_rendered([parent]))
+            parent.extend([parent[index]] * (1 if edit.more % 4 else min(500, _MOST // size)))
         case 5 if isinstance(parent, Pairs):
             parent[index][0] = token
         case 6:  # in an array, in an object, or as a text of its own
@@ -180,7 +184,7 @@ _CHARACTERS = (
     "\0", "\n", " ", "\t", "/", "//", "\\", "..", "[", "]", "[!", "**", "*", "?", "%", "%ff", "@",
     ":", "=", ",", "+", "-", ".", "0", "9" * 20, "9" * 5000, "٣", "²", "é", "\ud800", "\udcff",
     "\U0001f600", "\u202e", "K", "i", "inf", "nan", "1e999", "0x", "_", "d", "y", "h", "T", "Z",
-    "(", ")", "{", "|", "^", "$", "z-a", "a" * 100_000,
+    "(", ")", "{", "|", "^", "$", "z-a", "a" * 9000,
 )  # fmt: skip
 
 

@@ -296,7 +296,7 @@ DECODERS = [
     Decoder("storage of a location", _storage, "json", [LOCATION], _EITHER, S3Settings, (), _WORDS),
     Decoder("repoIdentifier", _identifier, "text", ["s3:https://s3.example.org/bucket/velero/restic/app", ""], _CLUSTER, str),
     Decoder("files of a location", lambda c: _run(_place_and_files, c), "json", [LOCATION], _CLUSTER, Files, ("agent.cluster.places.read_object",), share=0.3),
-    Decoder("CA certificate", lambda c: _run(_bundle, c), "bytes", [b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"], _CLUSTER, Path, share=0.3),
+    Decoder("CA certificate", lambda c: _run(_bundle, c), "bytes", [b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"], _CLUSTER, Path, share=0.1),
     Decoder("kubeconfig", lambda t: _run(_configured, t), "text", [KUBECONFIG], _CLUSTER, Configuration, share=0.5),
     Decoder("service account's token", lambda c: _run(_mounted, c), "bytes", [b"a.b.c\n"], _CLUSTER, Configuration, share=0.3),
     Decoder("name of an object", lambda t: paths.checked(t, "pod"), "text", ["web-0", "a.b"], _CLUSTER, str),
