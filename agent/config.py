@@ -20,6 +20,9 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 FORMATS = frozenset({"restic", "kopia"})
 """The uploader types that a PodVolumeBackup may name (velero.md section 1.1)."""
 
+_DIGITS = 18
+"""More have no meaning, and Python refuses to read thousands of them."""
+
 OtherTypes = Literal["fail", "ignore"]
 
 Compression = Literal["fastest", "default", "better"]
@@ -239,7 +242,7 @@ def _address(given: Mapping[str, str], default: tuple[str, int]) -> tuple[str, i
     if "metrics_address" not in given:
         return default
     host, colon, port = given["metrics_address"].rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon or not _is_number(port) or int(port) > 65535:
         raise UsageError(f"{_said('metrics_address')} must be ADDR:PORT, for example :8085")
     return host.strip("[]") or default[0], int(port)
 
@@ -272,9 +275,13 @@ def _compression(given: Mapping[str, str]) -> Compression:
     raise UsageError(f"{_said('compression')} must be fastest, default or better, not {text!r}")
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
 def _positive_int(given: Mapping[str, str], name: str, default: int) -> int:
     text = given.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not _is_number(text) or int(text) < 1:
         raise UsageError(f"{_said(name)} must be a number of at least 1, not {text!r}")
     return int(text)
 

@@ -32,9 +32,25 @@ An error carries its facts as attributes and ends in advice: what the operator c
 A ``SourceError`` is data as much as it is an exception: the run collects it and goes on.
 """
 
+MESSAGE_CHARACTERS = 2000
+"""What a message takes at most: it is logged and stored in objects, and may quote what others wrote."""
+
 
 class PodliftError(Exception):
-    """Base of all errors raised on purpose; ``str()`` is one line for the operator."""
+    """Base of all errors raised on purpose; ``str()`` is one line for the operator.
+
+    What cannot be printed, which others may have written, is escaped. A text that is too long is cut
+    in the middle: it begins with what is wrong and ends in advice.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(
+                c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+            )
+        half = MESSAGE_CHARACTERS // 2
+        return text if len(text) <= MESSAGE_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"
 
 
 class UsageError(PodliftError):

@@ -9,7 +9,14 @@ import pytest
 from agent import errors
 from agent.cancel import NEVER, CancelToken, patience
 from agent.entry import Entry, Kind
-from agent.errors import Canceled, MalformedData, PodliftError, SourceError
+from agent.errors import (
+    MESSAGE_CHARACTERS,
+    Canceled,
+    MalformedData,
+    PodliftError,
+    SourceError,
+    UsageError,
+)
 from agent.monitor import KEPT_PROBLEMS, Monitor
 
 FILE = Entry(
@@ -132,6 +139,21 @@ class TestErrors:
     def test_a_path_that_is_not_utf_8_is_still_one_line(self) -> None:
         assert str(SourceError(b"a\xff", "bad")) == "a\\xff: bad"
         assert str(SourceError(b"", "bad")) == ".: bad"
+
+    def test_what_was_quoted_does_not_push_the_advice_out(self) -> None:
+        told = str(UsageError(f"{'x' * 100_000!r} is no size; write it as 500M"))
+        assert len(told) == MESSAGE_CHARACTERS
+        assert told.startswith("'xxx")
+        assert told.endswith("x' is no size; write it as 500M")
+
+    def test_bytes_of_a_command_line_that_are_not_utf_8_can_be_told(self) -> None:
+        told = str(UsageError("--tag \udcff=… is given twice"))
+        assert told == "--tag \\udcff=… is given twice"
+
+    def test_what_others_wrote_stays_within_its_line(self) -> None:
+        assert str(UsageError("it holds a Pod\n\x1b[31mall is well")) == (
+            "it holds a Pod\\n\\x1b[31mall is well"
+        )
 
     def test_damage_names_the_thing_and_the_place(self) -> None:
         error = MalformedData("index/x", "it ends early")

@@ -24,6 +24,7 @@ import aiohttp
 import msgspec
 
 from agent.cluster.credentials import Credentials
+from agent.cluster.objects import UNREADABLE
 from agent.cluster.sdk import ApiClient, ConfigException, Configuration, rest
 from agent.errors import ApiError, ClusterError
 
@@ -330,7 +331,7 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     """Decode an answer; raises ``ClusterError`` that names ``what`` and no value of it."""
     try:
         return msgspec.json.decode(body, type=into)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         reason = str(error) if isinstance(error, msgspec.ValidationError) else "it is not JSON"
         raise ClusterError(f"{what} is not shaped as expected: {reason}") from None
 
@@ -344,7 +345,7 @@ def _safe(verb: str, error: ApiError) -> bool:
 def _status_message(body: bytes) -> str:
     try:
         return msgspec.json.decode(body, type=_Status).message[:500]
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ""
 
 

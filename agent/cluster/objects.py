@@ -6,6 +6,9 @@ Kubernetes API (core/v1, storage.k8s.io/v1) and velero.md sections 4 and 5.
 
 import msgspec
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises: for another shape, text that is not UTF-8, nesting without end."""
+
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     """The part of ObjectMeta that decisions depend on."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.cluster.objects import UNREADABLE
 from agent.errors import ClusterError
 
 OWNER = "podlift.io/owner"
@@ -191,7 +192,7 @@ def parse(kind: OrderKind, body: bytes | msgspec.Raw) -> Order:
     """Read one object; raises ``ClusterError`` only if it has no usable metadata."""
     try:
         return _flat(kind, msgspec.json.decode(body, type=_Whole))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return _sketch(kind, body, str(error))
 
 
@@ -261,14 +262,14 @@ def _owner(metadata: _Metadata) -> Owner | None:
         return None
     try:
         return msgspec.json.decode(text, type=Owner)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (*UNREADABLE, UnicodeEncodeError):
         return Owner()
 
 
 def _sketch(kind: OrderKind, body: bytes | msgspec.Raw, reason: str) -> Order:
     try:
         sketch = msgspec.json.decode(body, type=_Sketch)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ClusterError(f"the API server sent an object without metadata: {error}") from None
     node = _readable(sketch.spec, _NodeOnly).node
     pod = _readable(sketch.spec, _PodOnly).pod
@@ -295,7 +296,7 @@ def _readable(body: msgspec.Raw, into: type[T]) -> T:
     """Return what can be read of a part, or nothing of it."""
     try:
         return msgspec.json.decode(body, type=into)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return into()
 
 
@@ -306,5 +307,5 @@ class _StatusOnly(msgspec.Struct):
 def _sketched_status(body: bytes | msgspec.Raw) -> _Status:
     try:
         return msgspec.json.decode(body, type=_StatusOnly).status or _Status()
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _Status(phase="Failed")  # unreadable: nothing can be said about it, leave it

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from agent.cluster import hostpath, location, objects, paths
 from agent.cluster.assignment import Assignment, BackupAssignment, RestoreAssignment
 from agent.cluster.claim import elsewhere
@@ -150,6 +148,6 @@ async def pod_alive(api: Reader, namespace: str, name: str, uid: str) -> bool:
         if error.status == 404:
             return False
         raise
-    except (ClusterError, msgspec.MsgspecError):
+    except ClusterError:
         return False
     return pod.metadata.uid == uid and pod.status.phase not in ("Succeeded", "Failed")

@@ -25,6 +25,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agent.cluster.objects import UNREADABLE
 from agent.errors import ClusterError
 from agent.needs import Named, Pending, is_name
 from agent.storage.contract import Listed
@@ -33,8 +34,8 @@ FOLDER = "backups/"
 _RECORD = "-podvolumebackups.json.gz"
 _METADATA = "velero-backup.json"
 _CONTENTS = ".tar.gz"
-_LIMIT_BYTES = 256 << 20
-"""A PodVolumeBackup has 2 KB; this is enough for more of them than a cluster can hold."""
+_LIMIT_BYTES = 128 << 20
+"""A PodVolumeBackup has 2 KB: enough for 65,000 volumes in one backup, and four times that in memory."""
 
 _BACKUP_NAME = "velero.io/backup-name"
 _BACKUP_UID = "velero.io/backup-uid"
@@ -164,7 +165,7 @@ def read_record(packed: bytes, what: str) -> list[VolumeBackup]:
     plain = _unzipped(packed, what)
     try:
         found = _record.decode(plain) or []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _odd(what, str(error)) from None
     return [_volume_backup(whole, what) for whole in found]
 
@@ -173,7 +174,7 @@ def read_object(body: bytes, what: str) -> VolumeBackup:
     """Read a PodVolumeBackup of the API server, as strictly; raises ``ClusterError``."""
     try:
         return _volume_backup(_object.decode(body), what)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _odd(what, str(error)) from None
 
 

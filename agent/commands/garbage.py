@@ -47,7 +47,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a time such as 72h (s, m, h or d)")
+        raise click.BadParameter(f"{text[:80]!r} is not a time such as 72h (s, m, h or d)")
     return float(int(match[1]) * _SECONDS[match[2]])
 
 

@@ -1,6 +1,7 @@
 """forget, prune and unlock: what becomes of old snapshots, of what only they needed, of old locks."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,8 @@ from agent.terminal import (
     snapshot_facts,
     verdict_table,
 )
+
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 Groups = dict[Group, list[Verdict]]
 
@@ -230,7 +233,7 @@ def _policy(options: dict[str, Any]) -> Policy:
 def _count(text: str | None, period: str) -> int:
     if text in ("unlimited", "-1"):
         return UNLIMITED
-    if text is not None and not (text.isascii() and text.isdigit()):
+    if text is not None and _NUMBER.fullmatch(text) is None:
         raise UsageError(f"--keep-{period} {text!r} is no number; write 7, or `unlimited`")
     return int(text or 0)
 

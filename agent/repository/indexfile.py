@@ -17,7 +17,7 @@ from agent.repository.pack import PackedBlob
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 
 
-class _Blob(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Blob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str
     type: Literal["data", "tree"]
     offset: _U32
@@ -25,7 +25,7 @@ class _Blob(msgspec.Struct, frozen=True, omit_defaults=True):
     uncompressed_length: _U32 = 0
 
 
-class _Pack(msgspec.Struct, frozen=True):
+class _Pack(msgspec.Struct, frozen=True, gc=False):
     id: str
     blobs: list[_Blob] | None = None
 

@@ -30,8 +30,8 @@ class ScryptCost(msgspec.Struct, frozen=True):
         return 128 * self.r * (self.n + self.p + 2) + 65536
 
 
-_MAX_MEMORY = 1 << 30
-"""A key file must not make us allocate more than this; restic's own take 32 MiB."""
+_MAX_MEMORY = 160 << 20
+"""A key file must not make us allocate more; restic's own take 32 MiB, and never more than 60."""
 
 _MAX_WORK = 1 << 26
 """Nor work for minutes: N * r * p, of which a core does some 5 million a second."""
@@ -129,7 +129,7 @@ def decode_key(stored: bytes, name: str) -> KeyFile:
     if key.n & (key.n - 1):
         raise MalformedData(what, f"scrypt's N is {key.n}, not a power of two")
     if ScryptCost(key.n, key.r, key.p).memory_bytes() > _MAX_MEMORY:
-        raise MalformedData(what, f"scrypt's N={key.n}, r={key.r} need more than 1 GiB")
+        raise MalformedData(what, f"scrypt's N={key.n}, r={key.r} need more than 160 MiB")
     if key.n * key.r * key.p > _MAX_WORK:
         raise MalformedData(what, f"scrypt's N={key.n}, r={key.r}, p={key.p} would take minutes")
     return key

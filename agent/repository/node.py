@@ -6,6 +6,7 @@ unsafe. Field names and meanings are those of restic-format.md section 11.
 """
 
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 from sys import intern
 from typing import Annotated, TypeVar
@@ -82,6 +83,8 @@ _SLASH = ord("/")
 _FORBIDDEN_NAMES = (b"", b".", b"..")
 _HEX_DIGITS = 64
 _ID_STEP = _HEX_DIGITS + len('"",')
+_LEAST_OBJECT_BYTES = 20
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 def read_json(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
@@ -103,12 +106,25 @@ def read_json(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
 
 def read_nodes(data: bytes) -> list[Node]:
     """Return all nodes of a tree; raises ``MalformedData`` if one of them has a wrong type."""
+    _refuse_crowd(data)
     return read_json(_tree, data, "tree").nodes
 
 
 def read_raw_nodes(data: bytes) -> list[bytes]:
     """Return the JSON of each node of a tree; raises ``MalformedData`` if it is no tree."""
+    _refuse_crowd(data)
     return [bytes(raw) for raw in read_json(_raw_tree, data, "tree").nodes]
+
+
+def _refuse_crowd(data: bytes) -> None:
+    """Raise ``MalformedData`` for a tree of so many objects that they cannot be nodes.
+
+    An empty object would take 70 times its size in memory; a node with what it must have, and an
+    attribute, have 20 bytes and more. Braces in names look like objects at first.
+    """
+    most = len(data) // _LEAST_OBJECT_BYTES + 1
+    if data.count(b"{") > most and _STRING.sub(b"", data).count(b"{") > most:
+        raise MalformedData("tree", "it has more entries than its size has room for")
 
 
 def read_node(data: bytes) -> Node:

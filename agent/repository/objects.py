@@ -30,6 +30,18 @@ class Folder(enum.StrEnum):
     DATA = "data"
 
 
+MOST_JSON_BYTES = {
+    Folder.LOCKS: 1 << 20,
+    Folder.SNAPSHOTS: 64 << 20,
+    Folder.INDEX: 128 << 20,
+}
+"""What the JSON of a file may take, which is up to five times as much in memory.
+
+A snapshot may name hundreds of thousands of paths. An index file has 50,000 blobs and those of one more
+pack, whose header has room for 400,000, at 150 bytes each.
+"""
+
+
 def pack_key(id: PackId) -> str:
     """Return the storage key of a pack."""
     return _key(Folder.DATA, id.hex())
@@ -99,7 +111,7 @@ class Objects:
         stored = self.storage.get(what, cancel=cancel)
         if hashlib.sha256(stored).hexdigest() != name:
             raise MalformedData(what, "its content does not match its name")
-        return unwrap(self.key.unseal(stored, what), what)
+        return unwrap(self.key.unseal(stored, what), MOST_JSON_BYTES[folder], what)
 
     def seal(self, json: bytes) -> SealedFile:
         """Return JSON as it will be stored."""

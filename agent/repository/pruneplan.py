@@ -24,9 +24,9 @@ SMALL_BYTES = (4 << 20) * 4 // 5
 SMALL_PACKS = 10
 """So many small packs of a type are worth the copying; fewer come from any two backups."""
 
-_SIZE = re.compile(r"(\d+)([BKMGT]?)", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d{1,18})([BKMGT]?)", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_PERCENT = re.compile(r"(\d+(?:\.\d{1,6})?)%", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)%", re.ASCII)
 
 
 def parse_size(text: str) -> int:

@@ -35,6 +35,12 @@ TREE_PACKS_BYTES = 24 << 20
 ONE_STEP_BYTES = 8 << 20
 """What is decompressed in one call: no more than any chunk, whatever size a blob claims."""
 
+MOST_CHUNK_BYTES = 128 << 20
+"""What a data blob may hold: chunks have 8 MiB at most, those of other programs perhaps more.
+
+A tree has no such bound but what its index says, for a directory has none either.
+"""
+
 TOGETHER_BYTES = 2 << 20
 """How much content is opened in one call, if it is more than one blob."""
 
@@ -48,7 +54,7 @@ class BlobOpener:
 
     def open(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Return the plaintext; raise ``DamagedBlob`` unless it is what the blob says."""
-        if blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
+        if 0 <= blob.content_bytes <= ONE_STEP_BYTES and blob.length == len(sealed):
             (plain,) = self.open_many(sealed, [blob], blob.offset, bytearray(blob.content_bytes))
             if plain is not None:
                 return bytes(plain)
@@ -77,6 +83,11 @@ class BlobOpener:
 
     def _patiently(self, sealed: Buffer, blob: PackedBlob) -> bytes:
         """Open one blob step by step, and say what is wrong with it."""
+        if blob.type is BlobType.DATA and blob.content_bytes > MOST_CHUNK_BYTES:
+            raise DamagedBlob(
+                f"{_named(blob)} is damaged: it says that it holds {blob.content_bytes} bytes, and no"
+                f" chunk has more than {MOST_CHUNK_BYTES}"
+            )
         try:
             plain = self._key.unseal(sealed, "it")
             if blob.plain_length:

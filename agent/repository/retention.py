@@ -22,7 +22,7 @@ UNLIMITED = -1
 GROUPINGS = ("host", "paths", "tags")
 
 _DAY_SECONDS = 86_400
-_DURATION = re.compile(r"(\d+)([ymdh])", re.ASCII)
+_DURATION = re.compile(r"(\d{1,18})([ymdh])", re.ASCII)
 _THURSDAY = 3  # counted from Monday: a week belongs to the year that its Thursday is in
 
 

@@ -86,7 +86,8 @@ def _parse_usual(text: str) -> int:
         return seconds * NANOSECONDS
     if fraction[0] != "." or not (fraction[1:].isdecimal() and fraction.isascii()):
         raise LookupError
-    return seconds * NANOSECONDS + int(fraction[1:]) * _FRACTION_UNITS[len(fraction)]
+    unit = _FRACTION_UNITS[len(fraction)]
+    return seconds * NANOSECONDS + int(fraction[1:]) * unit
 
 
 def _parse_any(text: str) -> int:

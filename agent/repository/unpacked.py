@@ -16,7 +16,6 @@ _ZSTD = b"\x02"
 MAX_WINDOW_BYTES = 1 << 27
 """The largest zstd window that is read (restic-format.md section 6)."""
 
-_MAX_PLAIN = 1 << 30
 _STEP = 4 << 20
 
 
@@ -25,13 +24,15 @@ def wrap(json: bytes) -> bytes:
     return _ZSTD + zstandard.ZstdCompressor(level=3).compress(json)
 
 
-def unwrap(payload: bytes, what: str) -> bytes:
-    """Return the JSON of a payload; raise ``MalformedData`` naming ``what``."""
+def unwrap(payload: bytes, limit: int, what: str) -> bytes:
+    """Return the JSON of a payload, ``limit`` bytes at most; raise ``MalformedData`` naming ``what``."""
     if payload[:1] in (b"{", b"["):
+        if len(payload) > limit:
+            raise MalformedData(what, f"it has more than {limit} bytes")
         return payload
     if payload[:1] != _ZSTD:
         raise MalformedData(what, f"its first byte is {payload[:1].hex() or 'missing'}")
-    return inflate(payload[1:], _MAX_PLAIN, what)
+    return inflate(payload[1:], limit, what)
 
 
 def inflate(compressed: bytes | memoryview, limit: int, what: str) -> bytes:

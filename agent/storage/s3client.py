@@ -7,6 +7,7 @@ cost twice the CPU and break several services that are not Amazon's; each settin
 
 import contextlib
 import os
+import re
 import urllib.parse
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import botocore.exceptions as boto
 import botocore.session
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from agent.errors import UsageError
 from agent.storage.models import models
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 LISTED = "PodliftListed"
 """Where the listing hook leaves its (key, size) pairs in botocore's answer."""
+
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 FALLBACK_REGION = "us-east-1"  # what the S3 plugin of Velero signs for (s3.md section 5)
 
@@ -113,13 +117,22 @@ def _take_listing(
         root = ET.fromstring(response_dict["body"])  # noqa: S314 - as botocore does
     except ET.ParseError:
         return  # botocore finds the same and says so in its own way
+    except ValueError as error:  # an encoding that expat cannot read
+        raise ResponseParserError(f"a listing that is no XML: {error}") from error
     namespace = root.tag.rpartition("}")[0] + "}" if root.tag.startswith("{") else ""
     encoded = root.findtext(f"{namespace}EncodingType") == "url"
     listed = []
     for contents in root.findall(f"{namespace}Contents"):
         key = contents.findtext(f"{namespace}Key") or ""
-        size = int(contents.findtext(f"{namespace}Size") or 0)
+        size = _size(contents.findtext(f"{namespace}Size") or "0")
         listed.append((urllib.parse.unquote_plus(key) if encoded else key, size))
         root.remove(contents)
     customized_response_dict[LISTED] = listed
     response_dict["body"] = ET.tostring(root)
+
+
+def _size(text: str) -> int:
+    """Return an object's size; raise one of the errors that the storage translates."""
+    if _NUMBER.fullmatch(text.strip()) is None:
+        raise ResponseParserError(f"a listing gives an object a size of {text[:80]!r}")
+    return int(text)

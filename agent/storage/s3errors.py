@@ -32,8 +32,12 @@ FAILURES = (
     botocore.parsers.ResponseParserError,
     urllib3.exceptions.HTTPError,
     TimeoutError,
+    LookupError,
 )
-"""Everything that a call through botocore raises for a reason outside of this program."""
+"""Everything that a call through botocore raises for a reason outside of this program.
+
+``LookupError`` is what an answer leads to that lacks a header, or is in an encoding of its own.
+"""
 
 _EXPIRED = {
     "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired",

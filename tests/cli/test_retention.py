@@ -104,6 +104,7 @@ class TestForget:
             (["--unsafe-allow-remove-all"], "say what to keep"),
             (["--keep-tag", "none-has-it"], "keeps none of the 5 snapshots of host host"),
             (["--keep-last", "x"], "is no number"),
+            (["--keep-last", "9" * 5000], "is no number"),
             (["--keep-within", "5x"], "is no duration"),
             (["--keep-last", "1", "--group-by", "moon"], "cannot group by 'moon'"),
             (["--keep-last", "1", "abcdef"], "not both"),

@@ -103,7 +103,7 @@ def test_a_status_that_cannot_be_read_counts_as_final() -> None:
     assert pvb.defect
 
 
-@pytest.mark.parametrize("mark", ["", "no json", "[]", '{"node": 5}'])
+@pytest.mark.parametrize("mark", ["", "no json", "[]", '{"node": 5}', "[" * 5000, '{"a":' * 5000])
 def test_a_damaged_owner_mark_is_an_unknown_owner(mark: str) -> None:
     body = {"metadata": {"name": "b", "annotations": {OWNER: mark}}, "spec": {}}
     assert parse(OrderKind.BACKUP, as_bytes(body)).owner == Owner()
@@ -135,6 +135,20 @@ def test_whatever_spec_and_status_hold_the_name_can_be_read(spec: Any, status: A
 def test_bytes_that_are_no_object_raise_only_our_error(body: bytes) -> None:
     with contextlib.suppress(ClusterError):
         assert isinstance(parse(OrderKind.BACKUP, body), Order)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"metadata": {"name": "b"}, "spec": {"tags": %s}}' % (b"[" * 5000 + b"]" * 5000),
+        b'{"metadata": {"name": "b"}, "spec": {"node": "\xff", "tags": 1}}',
+        b'{"metadata": {"name": "b"}, "spec": {"tags": 1}, "status": {"phase": "\xff"}}',
+    ],
+    ids=["deep", "spec", "status"],
+)
+def test_nesting_without_end_and_text_that_is_none_raise_only_our_error(body: bytes) -> None:
+    with contextlib.suppress(ClusterError):
+        assert parse(OrderKind.BACKUP, body).name == "b"
 
 
 SEEN = Order(name="b", uid="x", resource_version="5")

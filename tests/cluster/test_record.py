@@ -160,6 +160,8 @@ class TestOddRecords:
             (gzip.compress(b""), "truncated"),
             (gzip.compress(b"[{]"), "malformed"),
             (gzip.compress(b'"\xff"'), "decode|utf-8|Expected"),
+            (gzip.compress(b"[" * 5000 + b"]" * 5000), "recursion|Expected"),
+            (gzip.compress(b'[{"a":' + b"[" * 5000), "recursion"),
             (packed({"items": []}), "Expected `array"),
             (packed([None]), "Expected `object"),
             (packed([item(), {}]), "missing required field"),

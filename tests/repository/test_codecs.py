@@ -156,7 +156,7 @@ class TestKeyFiles:
             ({"salt": "AAAA"}, "salt has 3 bytes"),
             ({"N": 3}, "not a power of two"),
             ({"N": 1}, "N"),
-            ({"N": 1 << 24, "r": 8}, "1 GiB"),
+            ({"N": 1 << 18, "r": 8}, "160 MiB"),
             ({"N": 32768, "r": 8, "p": 1000}, "minutes"),
             ({"data": "!"}, "data"),
             ({"N": None}, "N"),
@@ -205,26 +205,33 @@ def _base64(data: bytes) -> str:
 class TestUnpackedFiles:
     @given(st.binary(max_size=3000))
     def test_payloads_come_back(self, json: bytes) -> None:
-        assert unwrap(wrap(json), "it") == json
+        assert unwrap(wrap(json), 1 << 20, "it") == json
 
     def test_plain_json_is_accepted(self) -> None:
-        assert unwrap(b"[1]", "it") == b"[1]"
-        assert unwrap(b'{"a":1}', "it") == b'{"a":1}'
+        assert unwrap(b"[1]", 3, "it") == b"[1]"
+        assert unwrap(b'{"a":1}', 9, "it") == b'{"a":1}'
 
     def test_frames_may_follow_one_another_and_lack_their_size(self) -> None:
         stream = zstandard.ZstdCompressor(write_content_size=False)
         frames = stream.compress(b"first,") + zstandard.compress(b"second", 19)
-        assert unwrap(b"\x02" + frames, "it") == b"first,second"
+        assert unwrap(b"\x02" + frames, 100, "it") == b"first,second"
 
     @pytest.mark.parametrize("payload", [b"", b"\x01{}", b"\x00", b"\x02nonsense"])
     def test_other_payloads_are_refused(self, payload: bytes) -> None:
         with pytest.raises(MalformedData, match="the file is damaged"):
-            unwrap(payload, "the file")
+            unwrap(payload, 100, "the file")
 
     def test_a_bomb_ends_at_its_limit(self) -> None:
         bomb = zstandard.compress(bytes(64 << 20))
         with pytest.raises(MalformedData, match="more than 1000 bytes"):
             inflate(bomb, 1000, "the bomb")
+
+    def test_what_is_larger_than_its_kind_ever_is_is_refused(self) -> None:
+        json = b"[%s]" % (b" " * 1000)
+        for payload in (json, wrap(json)):
+            assert unwrap(payload, len(json), "it") == json
+            with pytest.raises(MalformedData, match="more than 1001 bytes"):
+                unwrap(payload, len(json) - 1, "it")
 
     def test_large_payloads_come_back_whole(self) -> None:
         large = random.Random(1).randbytes(5 << 20) * 2

@@ -156,6 +156,12 @@ class TestBothKernels:
         ]:
             assert one.open(out, record, bytearray(600)) == bytes([status])
 
+    def test_what_a_frame_declares_is_not_made_room_for(self, one: BlobKernel) -> None:
+        frame = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 1 << 60) + b"\x0b\0\0 "
+        sealed = bytes(KEY.seal(iv(1), frame))
+        record = SEALED.pack(0, len(sealed), 100, bytes(32))
+        assert one.open(sealed, record, bytearray(100)) == bytes([NOT_INFLATED])
+
     def test_an_iv_of_zeros_is_not_authentic(self, one: BlobKernel) -> None:
         forged = Key.seal.__get__(KEY)
         ciphertext = bytearray(forged(iv(0), b"plain"))

@@ -508,7 +508,9 @@ def test_index_files_hold_packs_whole_and_no_more_blobs_than_they_should(
     assert findings(repository) == []
 
 
-@pytest.mark.parametrize("text", ["", "5", "5%%", "100%", "x", "-1", "1.5G", "%"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "5%%", "100%", "x", "-1", "1.5G", "%", "9" * 5000, f"{'9' * 5000}%"]
+)
 def test_a_limit_that_makes_no_sense_is_refused(text: str) -> None:
     if text == "5":
         assert parse_tolerance(text).bytes == 5

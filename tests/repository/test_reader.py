@@ -12,6 +12,8 @@ from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
 from agent.repository.objects import Folder, pack_key
 from agent.repository.opening import open_repository
+from agent.repository.pack import PackedBlob
+from agent.repository.reader import BlobOpener
 from agent.repository.repository import Repository
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
@@ -163,3 +165,18 @@ def test_a_sound_blob_is_opened_by_the_kernel_wherever_it_lies(
     monkeypatch.delattr("agent.repository.reader.BlobOpener._patiently")
     reading = repository.reading()
     assert [reading.load_chunk(id) for id in ids] == chunks
+
+
+def test_a_blob_that_claims_less_than_a_seal_takes_is_damaged(repository: Repository) -> None:
+    opener = BlobOpener(repository.objects.key)
+    for length in (0, 31):
+        blob = PackedBlob(BlobType.DATA, BlobId(bytes(32)), 0, length, 0)
+        with pytest.raises(DamagedBlob, match="too few to be sealed"):
+            opener.open(bytes(length), blob)
+
+
+def test_a_data_blob_larger_than_any_chunk_is_not_opened(repository: Repository) -> None:
+    sealed = bytes(repository.objects.key.seal(b"i" * 16, b""))
+    blob = PackedBlob(BlobType.DATA, BlobId(bytes(32)), 0, len(sealed), (128 << 20) + 1)
+    with pytest.raises(DamagedBlob, match="no chunk has more than"):
+        BlobOpener(repository.objects.key).open(sealed, blob)

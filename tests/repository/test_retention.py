@@ -108,7 +108,21 @@ def test_any_policy_keeps_the_newest_and_no_more_than_it_may(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "y", "1", "1w", "-1d", "1d1d", "1y 2d", "1.5h", "d1", "999999999y", "\uff11d"]
+    "text",
+    [
+        "",
+        "y",
+        "1",
+        "1w",
+        "-1d",
+        "1d1d",
+        "1y 2d",
+        "1.5h",
+        "d1",
+        "999999999y",
+        "\uff11d",
+        "9" * 5000 + "d",
+    ],
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError):

@@ -246,3 +246,7 @@ def test_no_text_is_read_otherwise_because_it_looks_usual(
     except MalformedData:
         read = None
     assert read == expected
+
+
+def test_digits_beyond_the_ninth_are_dropped_however_many_they_are() -> None:
+    assert parse_time(f"1970-01-01T00:00:01.123456789{'9' * 5000}Z") == 1_123_456_789

@@ -443,6 +443,21 @@ def test_bytes_that_are_no_tree_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "crowd", [b'{"nodes":[%s{}]}', b'{"nodes":[{"extended_attributes":[%s{}]}]}']
+)
+def test_more_entries_than_there_is_room_for_are_not_even_counted(crowd: bytes) -> None:
+    for refused in (None, []):
+        with pytest.raises(MalformedData, match="more entries than its size"):
+            decode_tree(crowd % (b"{}," * 1000), refused)
+
+
+def test_names_may_be_all_braces() -> None:
+    name = b'{"{\\{' * 40
+    entries = [Entry(name + b"%d" % i, Kind.FIFO, 0, 0, 0, 0, 0, 0, 0) for i in range(9)]
+    assert decode_tree(encode_tree(entries, utc)) == entries
+
+
+@pytest.mark.parametrize(
     ("names", "fault"), [(["b", "a"], "comes after b'b'"), (["a", "a"], "occurs twice")]
 )
 def test_a_wrong_order_is_read_but_reported(names: list[str], fault: str) -> None:

@@ -35,7 +35,7 @@ from agent.storage.retry import Retrying
 from agent.storage.s3 import S3Storage
 from agent.storage.s3body import SLICE_BYTES, Body, Guard
 from agent.storage.s3client import LISTED, _take_listing, find_region, make_client
-from agent.storage.s3errors import translate
+from agent.storage.s3errors import FAILURES, translate
 from agent.storage.settings import S3Settings, settings_for, trust_also
 from tests.support.s3servers import S3Server
 
@@ -227,6 +227,26 @@ def test_a_listing_is_taken_with_and_without_a_namespace() -> None:
         _take_listing(response_dict=response, customized_response_dict=custom)
         assert custom[LISTED] == [("a b+c/é", 5)]
         assert b"Contents" not in bytes(response["body"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", ["-1", "1.5", "many", "9" * 5000])
+def test_a_size_that_is_none_is_no_usable_answer(size: str) -> None:
+    body = (
+        f"<ListBucketResult><Contents><Key>a</Key><Size>{size}</Size></Contents></ListBucketResult>"
+    )
+    response = {"status_code": 200, "body": body.encode()}
+    with pytest.raises(FAILURES) as caught:
+        _take_listing(response_dict=response, customized_response_dict={})
+    assert isinstance(translate(caught.value, "list", ""), Unreachable)
+
+
+@pytest.mark.parametrize("encoding", ["UVF-8", "cp932"])
+def test_a_listing_in_an_encoding_of_its_own_is_no_usable_answer(encoding: str) -> None:
+    body = f'<?xml version="1.0" encoding="{encoding}"?><ListBucketResult/>'
+    response = {"status_code": 200, "body": body.encode()}
+    with pytest.raises(FAILURES) as caught:
+        _take_listing(response_dict=response, customized_response_dict={})
+    assert isinstance(translate(caught.value, "list", ""), Unreachable)
 
 
 @pytest.mark.parametrize("response", [(500, b"<a/>"), (200, b"<ListBucketResult><Cont")])
