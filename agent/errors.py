@@ -18,6 +18,7 @@ The tree says who is at fault and therefore what happens next::
     │   └── IntegrityRefused    what arrived is not what was sent: worth retrying
     ├── RepositoryError         the repository: the run fails
     │   ├── NoRepository        nothing is there yet                              (exit 10)
+    │   │   └── KeysMissing     a config alone: in the making, or never finished
     │   ├── RepositoryExists    one is there already, so none is made
     │   ├── RepositoryLocked    another process holds a conflicting lock          (exit 11)
     │   ├── LockLost            our own lock can no longer be proven

@@ -24,8 +24,10 @@ from agent.repository import _table, cache, remembered
 from agent.repository.cache import Cache
 from agent.repository.crypto import Key
 from agent.repository.gojson import replace_invalid, unquote_name
+from agent.repository.headers import read_header
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import decode_index, encode_index
+from agent.repository.journal import Inheritance
 from agent.repository.kernel import blob_kernel
 from agent.repository.keyfile import (
     KeyFile,
@@ -38,7 +40,7 @@ from agent.repository.keyfile import (
 )
 from agent.repository.lockfile import Lock, decode_lock, encode_lock
 from agent.repository.node import Node, parse_id, read_node, read_nodes, read_raw_nodes
-from agent.repository.objects import Folder, Objects
+from agent.repository.objects import Folder, Objects, pack_key
 from agent.repository.pack import (
     PackBuilder,
     PackedBlob,
@@ -194,6 +196,21 @@ def _sealed_header(header: bytes) -> object:
     return open_pack(bytes(150) + sealed + struct.pack("<I", len(sealed)), KEY, WHAT)
 
 
+def _stored_header(pack: bytes) -> object:
+    storage, id = MemoryStorage(), PackId(IDS[0])
+    storage.put(pack_key(id), pack)
+    return read_header(Objects(storage, KEY), id, len(pack))
+
+
+def _journal(content: bytes) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "journal.x").write_bytes(content)
+        gone = Inheritance(Path(folder))
+        gone.settle()
+    assert all(len(pack) == 32 for pack in gone.left.packs)
+    return gone.left
+
+
 def _tree(content: bytes) -> object:
     entries = decode_tree(content)
     try:
@@ -333,6 +350,8 @@ DECODERS = [
     Decoder("pack header", lambda c: decode_header(c, WHAT), "bytes", [HEADER], _MALFORMED, list, ("agent.repository.pack.decode_header",)),
     Decoder("pack header, sealed", _sealed_header, "bytes", [HEADER], _MALFORMED, list),
     Decoder("pack", lambda c: open_pack(c, KEY, WHAT), "bytes", [PACK], _MALFORMED, list, ("agent.repository.pack.open_pack",)),
+    Decoder("stored header", _stored_header, "bytes", [PACK], _MALFORMED, list, ("agent.repository.headers.read_header",)),
+    Decoder("journal", _journal, "bytes", [b"P" + IDS[0] + b"L" + IDS[1]], (), tuple, ("agent.repository.journal.Inheritance",)),
     Decoder("end of a pack", lambda c: header_span(c[-4:], len(c), WHAT), "bytes", [PACK], _MALFORMED, tuple, ("agent.repository.pack.header_span",)),
     Decoder("tree", _tree, "json", [TREE, SMALL_TREE], _MALFORMED, list, ("agent.repository.tree.decode_tree",), _WORDS),
     Decoder("tree, leniently", _lenient, "json", [TREE], _MALFORMED, list, ("agent.repository.tree.decode_tree",), _WORDS),

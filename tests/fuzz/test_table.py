@@ -31,6 +31,7 @@ NOT_DECODERS = {
 
 OWN_BYTES = {
     "agent.repository.sealing": "reads what the kernel has just answered",
+    "agent.storage.models": "reads what botocore brings along",
     "agent.terminal": "shows what encode_snapshot has just made",
     "agent.volume.looking": "reads what the kernel has just answered",
 }
