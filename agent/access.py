@@ -62,12 +62,17 @@ class Access:
             yield open_repository(storage, self.password(), cache=self._cache, cancel=cancel)
 
     @contextlib.contextmanager
-    def reading(self, cancel: CancelToken, *, no_lock: bool = False) -> Iterator[Repository]:
-        """Open the repository for a scope in which nobody may prune it, unless ``no_lock``."""
+    def reading(
+        self, cancel: CancelToken, *, no_lock: bool = False, begun: bool = False
+    ) -> Iterator[Repository]:
+        """Open the repository for a scope in which nobody may prune it, unless ``no_lock``.
+
+        With ``begun`` the lock settles when chunks are planned, and trees are read meanwhile.
+        """
         with contextlib.ExitStack() as scope:
             repository = scope.enter_context(self.repository(cancel))
             if not no_lock:
-                scope.enter_context(repository.locked(exclusive=False, cancel=cancel))
+                scope.enter_context(repository.locked(exclusive=False, cancel=cancel, begun=begun))
             yield repository
 
     def password(self) -> str:

@@ -88,7 +88,11 @@ def restore(access: Access, snapshot: str, target: Path, **chosen: Any) -> int:
     if chosen["dry_run"] and chosen["verify"]:
         raise UsageError("--dry-run restores nothing that --verify could read; give one of them")
     selection = Selection(chosen["include"], chosen["exclude"])
-    with stoppable() as cancel, access.reading(cancel, no_lock=chosen["no_lock"]) as repository:
+    careful = chosen["delete"] or chosen["dry_run"]
+    with (
+        stoppable() as cancel,
+        access.reading(cancel, no_lock=chosen["no_lock"], begun=not careful) as repository,
+    ):
         wanted = repository.snapshot(snapshot, cancel)
         source = repository.reading(cancel)
         request = RestoreRequest(wanted.tree, target, selection, delete=chosen["delete"])

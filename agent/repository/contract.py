@@ -100,6 +100,10 @@ class Range(Protocol):
 class RestoreSource(Protocol):
     """The read side of an open repository."""
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether fetching mostly waits, so that more fetches than cores are worth it."""
+
     def load_tree(self, id: bytes) -> list[Entry]:
         """Return the entries of a directory; ``DamagedBlob`` or ``MalformedData`` if it is lost."""
 

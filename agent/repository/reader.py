@@ -132,6 +132,11 @@ class BlobReader:
         self._buffers = Buffers()
         self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether the storage is far away."""
+        return self._storage.waits
+
     def load(self, type: BlobType, id: BlobId) -> bytes:
         """Return a blob's plaintext, from any pack that holds it intact.
 

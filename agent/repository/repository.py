@@ -63,9 +63,16 @@ T = TypeVar("T")
 class Reader:
     """The read side of a repository for one run; implements ``RestoreSource``."""
 
-    def __init__(self, blobs: BlobReader, view: IndexView) -> None:
+    def __init__(self, blobs: BlobReader, view: IndexView, lock: HeldLock | None = None) -> None:
+        """Read under a lock that may still have to settle, or under none."""
         self._blobs = blobs
+        self._lock = lock
         self.view = view
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether the storage is far away."""
+        return self._blobs.waits
 
     def load_tree(self, id: bytes) -> list[Entry]:
         """Return the entries of a directory."""
@@ -90,7 +97,12 @@ class Reader:
         return id == ZEROS_ID
 
     def plan(self, ids: Collection[bytes]) -> tuple[Sequence[Range], dict[bytes, DamagedBlob]]:
-        """Return the ranges that bring these chunks, and those that no index names."""
+        """Return the ranges that bring these chunks, and those that no index names.
+
+        From here on nobody may prune: raises ``RepositoryLocked`` if a lock does not settle.
+        """
+        if self._lock is not None:
+            self._lock.settle()
         places = self.view.find_many(BlobType.DATA, ids)
         lost = {id: self.view.lost(BlobType.DATA, BlobId(id)) for id in ids if id not in places}
         wanted = [places[id] for id in ids if id in places]
@@ -125,6 +137,7 @@ class Repository:
         self.objects = objects
         self.config = config
         self._cache = Cache(cache, config.id) if cache is not None else None
+        self._lock: HeldLock | None = None
         self._journals = self._cache.journals if self._cache is not None else None
 
     @property
@@ -214,7 +227,7 @@ class Repository:
         """Load the index for reading."""
         view = self.load_index(cancel)
         blobs = BlobReader(self.objects.storage, self.objects.key, view, cancel)
-        return Reader(blobs, view)
+        return Reader(blobs, view, self._lock)
 
     @contextlib.contextmanager
     def locked(
@@ -234,9 +247,11 @@ class Repository:
                 lock.begin(cancel)
             else:
                 lock.acquire_within(wait_seconds, cancel)
+            self._lock = lock
             try:
                 yield lock
             finally:
+                self._lock = None
                 lock.release()
         finally:
             journal.close()

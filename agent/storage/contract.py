@@ -39,6 +39,10 @@ class Storage(Protocol):
     def place(self) -> str:
         """Return what an operator would call this place, without any secret."""
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether a call mostly waits, for a network: more of them at once are then worth it."""
+
     def put(
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:

@@ -62,6 +62,11 @@ class LocalStorage:
         """Return the root directory."""
         return str(self._root)
 
+    @property
+    def waits(self) -> bool:
+        """A disk is here, or its pages are."""
+        return False
+
     def put(
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:

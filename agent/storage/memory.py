@@ -23,6 +23,11 @@ class MemoryStorage:
         """Return the name given at construction."""
         return self._name
 
+    @property
+    def waits(self) -> bool:
+        """Nothing is waited for."""
+        return False
+
     def put(
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:

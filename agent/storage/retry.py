@@ -82,6 +82,11 @@ class Retrying:
         """Return the wrapped storage's place."""
         return self._storage.place
 
+    @property
+    def waits(self) -> bool:
+        """Ask the wrapped storage."""
+        return self._storage.waits
+
     def put(
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:

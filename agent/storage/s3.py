@@ -55,6 +55,11 @@ class S3Storage:
         """Return the address, which carries no secret."""
         return self._place
 
+    @property
+    def waits(self) -> bool:
+        """A service is far away."""
+        return True
+
     def put(
         self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
     ) -> None:

@@ -5,6 +5,8 @@ wherever it belongs. The budget of the pool is what bounds the memory of all of 
 waits for room in it, so that the next window is filled while this one is fetched.
 """
 
+import os
+
 from agent.cancel import Run
 from agent.entry import Entry
 from agent.errors import DamagedBlob
@@ -18,13 +20,18 @@ from agent.transfer.window import Window
 from agent.volume.descriptors import join
 
 WRITERS = 6
-"""Ranges fetched and written at a time; some of that time is spent waiting for the storage."""
+"""Ranges fetched and written at a time from far away."""
 
 GROUP_BYTES = 4 << 20
 """What the content of a range at work is taken to weigh: a group of chunks, or one large one."""
 
 RANGES_BYTES = 64 << 20
 """Budget of ranges that are queued or at work, with the content of those that are."""
+
+
+def writers(source: RestoreSource) -> int:
+    """Return how many threads fetch: where nothing is waited for, more than cores get in each other's way."""
+    return WRITERS if source.waits else min(WRITERS, (os.cpu_count() or 2) + 1)
 
 
 class Content:
@@ -36,7 +43,7 @@ class Content:
         self._run = run
         self._writing = writing
         self.window = Window.first()
-        self.pool = Pool(run, "restore", WRITERS, RANGES_BYTES)
+        self.pool = Pool(run, "restore", writers(source), RANGES_BYTES)
         self._windows = Pool(run, "restore-plan", 1, 1)
 
     def close(self) -> None:

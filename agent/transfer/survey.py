@@ -13,7 +13,7 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError
 from agent.monitor import Monitor
 from agent.repository.contract import RestoreSource
-from agent.transfer.content import RANGES_BYTES, WRITERS
+from agent.transfer.content import RANGES_BYTES, writers
 from agent.transfer.pool import Pool
 from agent.transfer.restore import COMPARED_BYTES, RestoreRequest
 from agent.transfer.selection import Selection
@@ -62,7 +62,7 @@ def verify(
     Counts files as unmodified. Content that the repository has lost is not looked at.
     """
     run = Run(cancel)
-    pool = Pool(run, "verify", WRITERS, RANGES_BYTES)
+    pool = Pool(run, "verify", writers(source), RANGES_BYTES)
     try:
         with TargetTree.open(request.target, monitor.problem) as opened:
             for seen in _walk(source, request, opened.root, cancel):

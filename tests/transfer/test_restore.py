@@ -46,6 +46,8 @@ class Chunk:
 class Source:
     """Trees and chunks of a test's own; implements ``RestoreSource``."""
 
+    waits = True
+
     def __init__(self, **trees: list[Entry]) -> None:
         self.trees = {name.encode(): entries for name, entries in trees.items()}
         self.chunks = {b"a": b"content of a", b"b": b"content of b", b"0": bytes(1 << 16)}
