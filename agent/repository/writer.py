@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from agent.cancel import CancelToken
 from agent.config import Compression
 from agent.entry import Entry
-from agent.errors import DamagedBlob, RepositoryError, StorageError
+from agent.errors import Canceled, DamagedBlob, RepositoryError, StorageError
 from agent.monitor import Monitor
 from agent.repository.contract import Remembered
 from agent.repository.crypto import Buffer
@@ -254,11 +254,11 @@ class Writer:
         self._uploads.adopt(packs)
 
     def remove_checkpoints(self, ids: Sequence[str]) -> None:
-        """Remove checkpoints that are of no more use; a storage that forbids it keeps them."""
+        """Remove checkpoints that are of no more use; one that stays fails nothing."""
         for id in ids:
             try:
                 self._session.objects.remove(Folder.SNAPSHOTS, id, cancel=self._session.cancel)
-            except StorageError as error:
+            except (StorageError, Canceled) as error:
                 log.warning("the checkpoint %s stays: %s; forget removes it", id[:8], error)
 
     @property

@@ -144,10 +144,17 @@ def summary_of(counters: Counters, started_ns: int) -> Summary:
     )
 
 
+def _real(parent: Snapshot | None) -> str:
+    """Return the id of the parent as a snapshot names it: not that of a checkpoint, which will go."""
+    if parent is None:
+        return ""
+    return parent.parent if parent.is_checkpoint else parent.id
+
+
 def _snapshot(request: Request, parent: Snapshot | None, tree: bytes, summary: Summary) -> Snapshot:
     return Snapshot(
         time_ns=summary.backup_start_ns,
-        parent=parent.id if parent is not None else "",
+        parent=_real(parent),
         tree=tree,
         paths=request.reported_paths,
         hostname=request.host,

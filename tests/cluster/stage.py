@@ -21,19 +21,7 @@ class Stage:
         self.host_pods = directory / "pods"
         self.cache = directory / "cache"
         server.apply_velero_crds(VELERO)
-        pod = {
-            "metadata": {"name": "db-0"},
-            "spec": {
-                "nodeName": NODE,
-                "containers": [{"name": "c", "image": "i"}],
-                "volumes": [{"name": "data", "emptyDir": {}}],
-            },
-        }
-        self.pod = server.create(server.path("pods"), pod)
-        self.volume = (
-            self.host_pods / self.pod["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/data"
-        )
-        self.volume.mkdir(parents=True)
+        self.pod, self.volume = self.pod_on(NODE, "db-0")
         location = {
             "apiVersion": "velero.io/v1",
             "kind": "BackupStorageLocation",
@@ -48,6 +36,21 @@ class Stage:
         server.create(server.path("backupstoragelocations"), location)
         self.secret("cloud", "file", b"[default]\naws_access_key_id = a\n")
         self.secret("velero-repo-credentials", "repository-password", b" pass \n")
+
+    def pod_on(self, node: str, name: str = "") -> tuple[Json, Path]:
+        """Create a pod with one volume on a node; return it with the volume's directory."""
+        pod = {
+            "metadata": {"name": name or f"db-of-{node}"},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "data", "emptyDir": {}}],
+            },
+        }
+        made = self.server.create(self.server.path("pods"), pod)
+        volume = self.host_pods / made["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/data"
+        volume.mkdir(parents=True)
+        return made, volume
 
     def secret(self, name: str, key: str, value: bytes) -> None:
         data = {key: base64.b64encode(value).decode()}

@@ -126,6 +126,7 @@ def test_a_checkpoint_keeps_of_the_parent_what_was_not_reached(
     assert 0 < sum(found[path] == new[path] for path in changed) < DIRECTORIES
     result = bench.run()
     assert result.parent_id == left
+    assert bench.repository().snapshot(result.snapshot_id).parent == first.snapshot_id
     assert bench.content(result.snapshot_id) == new
     assert bench.counters.bytes_read == 5000 * sum(found[path] != new[path] for path in changed)
 
