@@ -81,8 +81,8 @@ class ChunkStream:
         """Return where the file's next bytes belong; never empty."""
         if not self._buffer:
             self._buffer = self._lend()
-        end = self._enough if self._end < self._enough else len(self._buffer)
-        return memoryview(self._buffer)[self._end : end]
+        step = self._end // self._enough + 1  # a chunk may end long before the buffer does
+        return memoryview(self._buffer)[self._end : min(step * self._enough, len(self._buffer))]
 
     def filled(self, count: int) -> list[Piece]:
         """Take the first ``count`` bytes of the room; return what is complete by them."""

@@ -39,7 +39,7 @@ from agent.volume.exclude import Exclude
 from agent.volume.file import FileReader, Hole
 from agent.volume.looking import SMALL_BYTES, Listing
 from agent.volume.reader import Volume
-from chunker import ENOUGH_BYTES, Chunks, ChunkStream, Piece, ZeroChunks
+from chunker import Chunks, ChunkStream, Piece, ZeroChunks
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,11 @@ SAVERS = 8
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 8 << 20
-"""Budget of chunks that are cut and not yet packed; these are memory."""
+CHUNKS_BYTES = 32 << 20
+"""Budget of chunks that are cut and not yet packed, on many cores; these are memory."""
+
+SAVED_BYTES = 4 << 20
+"""The same for one core: a buffer with 2 to 3 MiB of chunks, and a part of the next one."""
 
 _TOO_LONG = (
     "has more chunks than fit into memory beside those of its neighbours (a large hole has millions)"
@@ -106,7 +109,7 @@ class _Backup:
         self._cancel = cancel
         self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
         savers = min(cores, SAVERS)
-        waiting = min(CHUNKS_BYTES, savers * ENOUGH_BYTES)
+        waiting = min(CHUNKS_BYTES, savers * SAVED_BYTES)
         self._savers = Pool(self.run, "save", savers, waiting)
         self.assembly = Assembly(target, monitor)
         self._links = HardLinks()
