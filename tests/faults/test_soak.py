@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -113,15 +114,23 @@ class Soak:
 
     def open(self) -> list[str]:
         """Return the backups that have not ended."""
-        return [n for n in self.asked if "completionTimestamp" not in self.stage.status(n)]
+        return [n for n in self.asked if "completionTimestamp" not in self.status(n)]
+
+    def status(self, name: str) -> dict[str, str]:
+        """Read a status; what goes wrong may hit this test as well."""
+        while True:
+            try:
+                return self.stage.status(name)
+            except (OSError, HTTPException, AssertionError):
+                time.sleep(0.01)
 
     def strike(self) -> None:
         """Let something go wrong."""
         faults = self.server.faults
         blows: list[Callable[[], object]] = [
             lambda: faults.lose_reply(times=2),
-            lambda: faults.throttle(times=2),
-            lambda: faults.reset(times=3),
+            lambda: faults.throttle(times=2, method=self.draw.choice(["GET", "PATCH"])),
+            lambda: faults.reset(times=3, method=self.draw.choice(["GET", "PATCH"])),
             lambda: faults.cut_watches(self.draw.choice(list(Cut))),
             lambda: self.draw.choice(self.nodes).replace(signal.SIGKILL),
             lambda: self.draw.choice(self.nodes).replace(signal.SIGTERM),
@@ -133,7 +142,7 @@ class Soak:
         self.server.faults.clear()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while left := self.open():
-            assert time.monotonic() < deadline, {name: self.stage.status(name) for name in left}
+            assert time.monotonic() < deadline, {name: self.status(name) for name in left}
             time.sleep(0.1)
 
 
