@@ -18,7 +18,7 @@ from typing import Any
 import report
 from primitives import floor_seconds
 from samples import SAMPLES, Sample
-from sides import Cost, Side, sides
+from sides import Cost, Restic, Side, sides
 from storages import STATES, Storage, storage
 from workspace import GIB, parser, workspace
 
@@ -143,6 +143,10 @@ def measure(table: Table, sample: Sample, volume: Path, store: Storage, at: At) 
             shown = f"{cost.wall_seconds:7.2f} s {cost.cpu_seconds:7.2f} CPU s"
             shown += f" {cost.rss_mib:6.0f} MiB RSS {run.stored / (1 << 20):9.2f} MiB stored"
             print(f"{sample.name:14} {kind:6} {state:9} {side.name:8} {shown}", flush=True)
+    for judge in taking_part:
+        if isinstance(judge, Restic) and kind == "local":
+            judge.judge(places["podlift"])
+            print(f"{sample.name:14} {kind:6} restic has read every byte of podlift's repository")
 
 
 def verdicts(table: Table, *, quick: bool) -> list[tuple[bool, str]]:

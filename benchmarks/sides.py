@@ -168,6 +168,10 @@ class Restic:
         """Restore into ``target``."""
         return self._run(place, None, "restore", snapshot, "--target", str(target))
 
+    def judge(self, place: Place) -> None:
+        """Read every byte of a repository; raise if anything is wrong with it."""
+        self._run(place, None, "check", "--read-data")
+
     def _run(self, place: Place, folder: Path | None, *arguments: str) -> Cost:
         own = {"RESTIC_PASSWORD": PASSWORD}
         common = ["-q", "-r", place.repository, "--cache-dir", str(place.home / "restic-cache")]
