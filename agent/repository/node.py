@@ -116,13 +116,17 @@ def read_raw_nodes(data: bytes) -> list[bytes]:
     return [bytes(raw) for raw in read_json(_raw_tree, data, "tree").nodes]
 
 
+_FEW_OBJECTS = 1_000
+"""What never is a crowd, however small the tree."""
+
+
 def _refuse_crowd(data: bytes) -> None:
     """Raise ``MalformedData`` for a tree of so many objects that they cannot be nodes.
 
     An empty object would take 70 times its size in memory; a node with what it must have, and an
     attribute, have 20 bytes and more. Braces in names look like objects at first.
     """
-    most = len(data) // _LEAST_OBJECT_BYTES + 1
+    most = len(data) // _LEAST_OBJECT_BYTES + _FEW_OBJECTS
     if data.count(b"{") > most and _STRING.sub(b"", data).count(b"{") > most:
         raise MalformedData("tree", "it has more entries than its size has room for")
 

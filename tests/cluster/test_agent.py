@@ -324,7 +324,7 @@ async def test_a_changed_secret_reaches_who_uses_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="agent")  # whatever level a test before has given it
     monkeypatch.setattr("agent.cluster.work.REFRESH_SECONDS", 0.0)
     mover.go_on.clear()
     stage.pvb("b-1")

@@ -77,11 +77,11 @@ class TestOneBackup:
     def test_sigterm_leaves_it_to_the_next_agent_and_ends_in_time(
         self, stuck: Scene, restic: Restic, proxy: FaultProxy
     ) -> None:
-        with stuck.agent("--grace-seconds", "8") as agent:
+        with stuck.agent() as agent:
             name, volume = start(stuck, agent)
             began = time.monotonic()
             assert agent.end(signal.SIGTERM) == 0
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 40  # 25 of them are its grace
         left = stuck.status(name)
         assert left["phase"] == "InProgress"
         assert "message" not in left

@@ -179,12 +179,10 @@ def test_a_directory_of_more_entries_than_fit_into_memory_is_left_out_and_named(
 def test_a_directory_gets_entries_without_end(scene: Scene, mount: Mount) -> None:
     mount("-t", "tmpfs", "-o", "size=1g,nr_inodes=0", "hostile", scene.volume)
     (scene.volume / "d").mkdir()
-    seen: list[int] = []
     with attacking((attacker.add_entries, (scene.volume / "d", 10_000))) as attack:
         for _ in range(ENOUGH):
             before = attack.done[0]
             scene.back_up(parent=False)
             assert attack.done[0] > before
-            seen.append(len(scene.entries()))
-    assert len(set(seen)) > 1  # most names were others by the time they were looked at
+            assert b"d" in scene.entries()  # whatever of it was still there when it was looked at
     scene.judge()
