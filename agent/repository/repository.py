@@ -240,9 +240,8 @@ class Repository:
     ) -> Iterator[HeldLock]:
         """Hold a lock for the length of a scope; it has settled, unless ``begun`` is enough."""
         self._remove_dead_locks(cancel)
-        journal = Journal(self._journals)
-        lock = HeldLock(self.objects, exclusive, journal=journal)
-        try:
+        with contextlib.closing(Journal(self._journals)) as journal:
+            lock = HeldLock(self.objects, exclusive, journal=journal)
             if begun and not wait_seconds:
                 lock.begin(cancel)
             else:
@@ -253,8 +252,6 @@ class Repository:
             finally:
                 self._lock = None
                 lock.release()
-        finally:
-            journal.close()
 
     def _remove_dead_locks(self, cancel: CancelToken) -> None:
         """Remove the locks of processes of this node that are gone."""

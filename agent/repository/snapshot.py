@@ -95,8 +95,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def made_ns(self) -> int:
         """Return when it was made: for a checkpoint its end, whatever it gives as its time."""
-        made = self.is_checkpoint and self.summary is not None
-        return self.summary.backup_end_ns if made and self.summary is not None else self.time_ns
+        if self.is_checkpoint and self.summary is not None:
+            return self.summary.backup_end_ns
+        return self.time_ns
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0)] | None

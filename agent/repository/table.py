@@ -156,18 +156,14 @@ class Table:
     def find_many(self, ids: Collection[bytes]) -> dict[bytes, Found]:
         """Return one place of each of many blobs; those that are not here are left out."""
         positions = memoryview(_table.positions(self.body, self._count, b"".join(ids))).cast("q")
-        packs = [self.pack(number) for number in range(self.pack_count)]
-        first, body, type, fields = (
-            columns(self._count)[3],
-            self.body,
-            self.type,
-            _PLACE.unpack_from,
-        )
+        places = columns(self._count)[3]
+        packs: dict[int, PackId] = {}  # what lies together is asked for together
         found = {}
         for id, position in zip(ids, positions, strict=True):
             if position >= 0:
-                number, *place = fields(body, first + position * _PLACE_SIZE)
-                found[id] = Found(packs[number], PackedBlob(type, BlobId(id), *place))
+                number, *place = _PLACE.unpack_from(self.body, places + position * _PLACE_SIZE)
+                pack = packs.get(number) or packs.setdefault(number, self.pack(number))
+                found[id] = Found(pack, PackedBlob(self.type, BlobId(id), *place))
         return found
 
     def fields(self, position: int) -> tuple[bytes, int, int, int, int]:

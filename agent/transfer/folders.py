@@ -160,8 +160,13 @@ class Assembly:
         no node, and an account of their own: a directory that was backed up once is not left out the
         next time because it has a parent.
         """
+        if folder.earlier_tree is None or not self._earlier.try_hold(folder, weight // 2):
+            return {}
+        return self._in_parent(folder)
+
+    def _in_parent(self, folder: Folder) -> dict[bytes, Entry]:
         tree = folder.earlier_tree
-        if tree is None or not self._earlier.try_hold(folder, weight // 2):
+        if tree is None:
             return {}
         try:
             return {entry.name: entry for entry in self._target.load_tree(tree)}
@@ -226,7 +231,7 @@ class Assembly:
         """Store a tree of what is finished, with the parent's entries where nothing is; return its id.
 
         Its root directory is that of an unfinished backup: files that are gone may still be in it.
-        Raises ``MalformedData`` and what the target raises.
+        Raises what the target raises; a directory whose parent is damaged has only what is finished.
         """
         folders = [(root, *root.so_far())]
         for _, _, children in folders:
@@ -237,11 +242,7 @@ class Assembly:
                 continue  # the parent's, if there is one, is as good
             if len(folder.slots) > PARTIAL_ENTRIES:
                 continue
-            entries: dict[bytes, Entry] = {}
-            if folder.earlier_tree is not None:
-                entries = {
-                    entry.name: entry for entry in self._target.load_tree(folder.earlier_tree)
-                }
+            entries = self._in_parent(folder)
             for child in children:
                 if child in trees and child.entry is not None:
                     whole = msgspec.structs.replace(child.entry, subtree=trees[child])
