@@ -1,13 +1,10 @@
 """An agent that kills itself at a given call to the storage or to the API server.
 
-It is the whole agent, but that its S3 is a local directory and its times are short. A fork server has
-imported everything, so that a run costs a fork and no start of Python.
+It is a local agent (``local_agent``) with short times.
 """
 
-import asyncio
 import functools
 import itertools
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,25 +13,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from agent.cluster import mover
-from agent.cluster.assignment import Movers
 from agent.cluster.client import Kube
-from agent.cluster.restorer import give_back
-from agent.cluster.run import run_agent
-from agent.config import AgentSettings, CacheDir
-from agent.repository import locking, opening, pack, uploads, writer
-from agent.repository.keyfile import ScryptCost
+from agent.config import AgentSettings
+from agent.repository import locking, opening, uploads
 from agent.storage.contract import Storage
 from agent.storage.faults import Fault, Faulty
-from agent.storage.local import LocalStorage
-from agent.storage.settings import S3Settings
 from agent.transfer import checkpoint
-
-PACK_BYTES = 128 << 10
-FOREVER = 1 << 30
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+from tests.faults import local_agent
+from tests.faults.local_agent import FOREVER
 
 
 @dataclass(frozen=True)
@@ -103,23 +89,13 @@ class Steps:
 def _run(plan: Plan) -> None:
     steps = Steps(plan)
     steps.watch()
-
-    def open_local(_: S3Settings) -> Storage:
-        return steps.storage(LocalStorage.create(plan.place))
-
-    mover.open_s3 = open_local  # type: ignore[assignment]
-    opening.ScryptCost = functools.partial(ScryptCost, n=16, r=1, p=1)  # type: ignore[misc, assignment]
-    pack.TARGET_BYTES = writer.TARGET_BYTES = PACK_BYTES  # type: ignore[attr-defined]
-    uploads.INDEX_SECONDS = 0.05
-    locking.SETTLE_SECONDS = opening.ABANDONED_SECONDS = 0.0
     opening._KEY_WAIT_SECONDS = (0.01,)  # type: ignore[assignment]
+    locking.SETTLE_SECONDS = opening.ABANDONED_SECONDS = 0.0
+    uploads.INDEX_SECONDS = 0.05
     checkpoint.SECONDS, checkpoint._LOOK_SECONDS = 0.1, 0.01
-    back_up = functools.partial(mover.move, cache=CacheDir(plan.settings.cache_dir, 64))
-    asyncio.run(run_agent(plan.settings, Movers(back_up, give_back)))
+    local_agent.run(plan.settings, plan.place, steps.storage)
 
 
 def start(plan: Plan) -> ForkServerProcess:
     """Start an agent."""
-    process = _processes.Process(target=_run, args=(plan,), daemon=True)
-    process.start()
-    return process
+    return local_agent.start(_run, plan)

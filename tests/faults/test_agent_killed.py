@@ -27,8 +27,7 @@ from tests.cluster.stage import Stage
 from tests.faults.agent_killing import Plan, start
 from tests.interop.volumes import differences
 from tests.support.apiservers import StandinServer
-from tests.support.requirements import missing
-from tests.support.restic import HOW, Restic, binaries
+from tests.support.restic import judges
 from tests.transfer.running import noise
 
 PASSWORD = "pass"
@@ -46,12 +45,7 @@ class Killing:
         self.root = root
         self.survived = 0
         self.twice: list[int] = []
-        found = binaries()
-        if not found:
-            missing("the restic binary (it judges our repositories)", HOW)
-        home = root / "home"
-        home.mkdir()
-        self.judges = itertools.cycle([Restic(binary, home) for binary in found])
+        self.judges = itertools.cycle(judges(root / "home"))
         for number in range(3):
             folder = stage.volume / f"d{number}"
             folder.mkdir()

@@ -23,8 +23,7 @@ from tests.faults.killing import forget_and_prune, killed_at
 from tests.interop.volumes import differences
 from tests.repository.making import PASSWORD, new_repository
 from tests.repository.mess import make_mess
-from tests.support.requirements import missing
-from tests.support.restic import HOW, Restic, binaries
+from tests.support.restic import judges
 
 MOST_CALLS = 400
 
@@ -38,12 +37,7 @@ class Scene:
         repository = new_repository(LocalStorage.create(self.original))
         self.kept, self.old = make_mess(repository)
         self.restored = {id: self.restore(self.original, id) for id in (*self.kept, *self.old)}
-        found = binaries()
-        if not found:
-            missing("the restic binary (it judges our repositories)", HOW)
-        home = root / "home"
-        home.mkdir()
-        self.judges = itertools.cycle([Restic(binary, home) for binary in found])
+        self.judges = itertools.cycle(judges(root / "home"))
 
     def restore(self, place: Path, id: str) -> Path:
         repository = open_repository(LocalStorage(place), PASSWORD)

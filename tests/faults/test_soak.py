@@ -29,8 +29,7 @@ from tests.cluster.stage import Stage
 from tests.faults.agent_soaking import Weather, start
 from tests.interop.volumes import differences
 from tests.support.apiservers import StandinServer
-from tests.support.requirements import missing
-from tests.support.restic import HOW, Restic, binaries
+from tests.support.restic import judges
 from tests.transfer.running import noise
 
 PASSWORD = "pass"
@@ -195,13 +194,6 @@ def judge(soak: Soak) -> None:
         assert monitor.problems == []
         assert differences(node.volume, target) == []
         shutil.rmtree(target)
-    found = binaries()
-    if not found:
-        missing("the restic binary (it judges our repositories)", HOW)
-    home = soak.root / "home"
-    home.mkdir()
-    for binary in found:
-        done = Restic(binary, home).run(
-            str(soak.place), "check", "--read-data", "--no-cache", password=PASSWORD
-        )
+    for restic in judges(soak.root / "home"):
+        done = restic.run(str(soak.place), "check", "--read-data", "--no-cache", password=PASSWORD)
         assert "no errors were found" in done.stdout

@@ -20,9 +20,9 @@ from agent.transfer.restore import RestoreRequest, restore
 from tests.hostile.attacker import Act, attacking
 from tests.hostile.victim import Victim
 from tests.hostile.watch import never_opened
-from tests.repository.making import PASSWORD, fill
+from tests.repository.making import PASSWORD, all_entries, fill
 from tests.support.requirements import missing
-from tests.support.restic import HOW, Restic, binaries
+from tests.support.restic import Restic, judges
 from tests.transfer.running import Bench
 
 ROUNDS = 150
@@ -95,17 +95,7 @@ class Scene:
 
     def entries(self) -> dict[bytes, Entry]:
         """Return every entry of the latest snapshot by path."""
-        repository = open_repository(self.storage, PASSWORD)
-        reading = repository.reading()
-        found: dict[bytes, Entry] = {}
-        pending = [(b"", repository.snapshot("latest").tree)]
-        while pending:
-            path, tree = pending.pop()
-            for entry in reading.load_tree(tree):
-                found[path + entry.name] = entry
-                if entry.subtree is not None:
-                    pending.append((path + entry.name + b"/", entry.subtree))
-        return found
+        return all_entries(open_repository(self.storage, PASSWORD), "latest")
 
     def plaintexts(self) -> list[bytes]:
         """Return everything that the repository holds, whether an index names it or not."""
@@ -148,10 +138,7 @@ def _descriptors() -> dict[int, str]:
 
 def judge(home: Path) -> Restic:
     """Return the newest restic that is here."""
-    found = binaries()
-    if not found:
-        missing("the restic binary (it judges our repositories)", HOW)
-    return Restic(found[-1], home)
+    return judges(home)[-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from agent.volume.writer import TargetTree
 from tests.hostile import attacker
 from tests.hostile.attacker import attacking
 from tests.hostile.scene import ENOUGH, Ran, Scene, podlift
+from tests.support.deep import nest
 
 PEAK_MIB = 256
 ENTRIES = int(os.environ.get("PODLIFT_HOSTILE_ENTRIES", "100000"))
@@ -49,24 +50,13 @@ def removed(*roots: Path) -> Iterator[None]:
 
 def test_4000_levels(scene: Scene) -> None:
     with removed(scene.volume, scene.place / "target"):
-        nest(scene.volume)
+        nest(scene.volume, LEVELS)
         assert podlift(scene, "backup", scene.volume).code == 0
         restored = podlift(scene, "restore", "latest", "--target", scene.place / "target")
         assert restored.code == 0
         assert restored.peak_mib <= PEAK_MIB
         assert depth(scene.place / "target") == LEVELS
         scene.judge(restored=False)
-
-
-def nest(root: Path) -> None:
-    here = os.open(root, os.O_RDONLY)
-    for _ in range(LEVELS):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("leaf", os.O_WRONLY | os.O_CREAT, dir_fd=here))
-    os.close(here)
 
 
 def depth(root: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent.cancel import NEVER, CancelToken
 from agent.config import CacheDir
+from agent.entry import Entry
 from agent.monitor import Monitor
 from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
@@ -60,6 +61,20 @@ def frozen_repository() -> MemoryStorage:
     for key, body in json.loads(FROZEN.read_text())["objects"].items():
         storage.put(key, base64.b64decode(body))
     return storage
+
+
+def all_entries(repository: Repository, snapshot_id: str) -> dict[bytes, Entry]:
+    """Return every entry of a snapshot by path."""
+    reading = repository.reading()
+    found: dict[bytes, Entry] = {}
+    pending = [(b"", repository.snapshot(snapshot_id).tree)]
+    while pending:
+        path, tree = pending.pop()
+        for entry in reading.load_tree(tree):
+            found[path + entry.name] = entry
+            if entry.subtree is not None:
+                pending.append((path + entry.name + b"/", entry.subtree))
+    return found
 
 
 def store_chunk(writer: Writer, data: bytes) -> bytes:

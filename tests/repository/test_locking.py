@@ -90,11 +90,17 @@ def test_an_exclusive_lock_stands_alone(
     assert len(keys(storage, "locks")) == 1
 
 
+@pytest.fixture
+def rival(repository: Repository, clock: HandClock) -> list[str]:
+    """Return the name of a lock that somebody else writes while ours settles."""
+    names: list[str] = []
+    clock.meanwhile = lambda: names.append(foreign(repository, clock, exclusive=True))
+    return names
+
+
 def test_of_two_that_write_at_the_same_moment_neither_goes_on(
-    storage: MemoryStorage, repository: Repository, clock: HandClock
+    storage: MemoryStorage, repository: Repository, clock: HandClock, rival: list[str]
 ) -> None:
-    rival: list[str] = []
-    clock.meanwhile = lambda: rival.append(foreign(repository, clock, exclusive=True))
     lock = HeldLock(repository.objects, exclusive=True, clock=clock)
     with pytest.raises(RepositoryLocked, match="other"):
         lock.acquire(NEVER)
@@ -103,10 +109,8 @@ def test_of_two_that_write_at_the_same_moment_neither_goes_on(
 
 
 def test_a_lock_that_was_begun_settles_before_the_first_write(
-    storage: MemoryStorage, repository: Repository, clock: HandClock
+    storage: MemoryStorage, repository: Repository, clock: HandClock, rival: list[str]
 ) -> None:
-    rival: list[str] = []
-    clock.meanwhile = lambda: rival.append(foreign(repository, clock, exclusive=True))
     lock = HeldLock(repository.objects, exclusive=False, clock=clock)
     lock.begin(NEVER)
     assert not clock.pauses

@@ -62,6 +62,15 @@ def binaries() -> list[str]:
     return list(dict.fromkeys([*([found] if found else []), *named]))
 
 
+def judges(home: Path) -> list[Restic]:
+    """Return every binary that is here, with a home to keep its cache in."""
+    found = binaries()
+    if not found:
+        missing("the restic binary (it judges our repositories)", HOW)
+    home.mkdir(exist_ok=True)
+    return [Restic(binary, home) for binary in found]
+
+
 @pytest.fixture(params=binaries() or [None], ids=lambda b: Path(b).name if b else "none")
 def restic(request: pytest.FixtureRequest, tmp_path: Path) -> Restic:
     """Yield each restic binary that is here."""

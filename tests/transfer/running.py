@@ -16,7 +16,7 @@ from agent.storage.contract import Storage
 from agent.storage.memory import MemoryStorage
 from agent.transfer.job import Request, Result, run_backup
 from agent.transfer.parent import by_paths
-from tests.repository.making import PASSWORD, fill
+from tests.repository.making import PASSWORD, all_entries, fill
 
 SECONDS_TO_END = 30
 """A run that takes longer than this hangs."""
@@ -98,17 +98,7 @@ class Bench:
 
     def entries(self, snapshot_id: str) -> dict[bytes, Entry]:
         """Return every entry of a snapshot by path."""
-        repository = self.repository()
-        reading = repository.reading()
-        found: dict[bytes, Entry] = {}
-        pending = [(b"", repository.snapshot(snapshot_id).tree)]
-        while pending:
-            path, tree = pending.pop()
-            for entry in reading.load_tree(tree):
-                found[path + entry.name] = entry
-                if entry.subtree is not None:
-                    pending.append((path + entry.name + b"/", entry.subtree))
-        return found
+        return all_entries(self.repository(), snapshot_id)
 
     def content(self, snapshot_id: str) -> dict[bytes, bytes]:
         """Return the content of every file of a snapshot by path."""

@@ -1,21 +1,23 @@
 """Checkpoints: valid at the moment they are made, a parent for the next run, and then gone."""
 
-import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from agent.errors import AccessDenied, Canceled, Unreachable
+from agent.entry import Entry
+from agent.errors import AccessDenied, Canceled, DamagedBlob, Unreachable
 from agent.repository.check import check
 from agent.repository.inflight import InFlight
 from agent.repository.opening import open_repository
+from agent.repository.writer import Writer
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from agent.transfer import checkpoint, folders
 from agent.transfer.backup import _Backup
 from tests.repository.making import PASSWORD, keys
+from tests.support.deep import nest
 from tests.transfer.running import Bench, all_content, noise
 from tests.transfer.test_stops import at_call, check_sound
 
@@ -201,6 +203,23 @@ def test_a_checkpoint_that_cannot_be_made_or_removed_does_not_fail_the_run(
     check_sound(bench)
 
 
+def test_a_damaged_parent_costs_a_checkpoint_nothing_but_what_it_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run()
+    (bench.volume / "d0" / "below" / "f0").write_bytes(b"changed")
+
+    def lost(_writer: Writer, _id: bytes) -> list[Entry]:
+        raise DamagedBlob("a tree is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "load_tree", lost)
+        interrupt(bench, patch, _Backup, "_sort_out", 11, 3 * FILES)
+    (left,) = checkpoints(bench)
+    assert 3 * FILES <= len(bench.content(left)) < DIRECTORIES * FILES
+    assert [found for found in check(bench.repository(), read_data=True) if found.damage] == []
+
+
 def test_a_large_directory_is_not_held_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "PARTIAL_ENTRIES", 10)
     interrupt(bench, monkeypatch, _Backup, "_sort_out", 11, 3 * FILES)
@@ -215,13 +234,7 @@ def test_a_large_directory_is_not_held_twice(bench: Bench, monkeypatch: pytest.M
 def test_a_deep_tree_has_checkpoints_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    here = os.open(bench.volume, os.O_RDONLY)
-    for _ in range(300):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    nest(bench.volume, 300)
     interrupt(bench, monkeypatch, _Backup, "_sort_out", 280)
     assert len(checkpoints(bench)) == 1
 

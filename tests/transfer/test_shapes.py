@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.transfer import backup as pipeline
+from tests.support.deep import nest
 from tests.support.requirements import missing
 from tests.transfer.running import Bench, all_content, noise
 
@@ -75,14 +76,7 @@ LEVELS = 1500
 @pytest.fixture
 def deep(bench: Bench) -> Iterator[Bench]:
     """Fill the volume with one directory in the other; flat again before pytest removes it."""
-    here = os.open(bench.volume, os.O_RDONLY)
-    for _ in range(LEVELS):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
+    nest(bench.volume, LEVELS, "bottom")
     yield bench
     root = bench.volume
     for _ in range(LEVELS):

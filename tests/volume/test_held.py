@@ -3,6 +3,7 @@
 import os
 import select
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from agent.errors import SourceError
 from agent.volume.held import Descriptors, Held
+from agent.volume.target_file import TargetFile
 from agent.volume.writer import TargetTree
 from tests.volume.test_writer import entry
 
@@ -133,40 +135,39 @@ def test_a_directory_that_was_replaced_is_not_entered_again(
     assert list((tmp_path / "away").iterdir()) == []
 
 
-def test_a_file_that_was_replaced_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def put_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetFile]:
+    """Return a file in the making that was closed because others were used later."""
     monkeypatch.setattr("agent.volume.writer.HELD_DESCRIPTORS", 1)
     with TargetTree.open(tmp_path, lambda _: None) as tree:
         file = tree.root.make_file(entry())
         tree.root.names()
         tree.root.make_directory(entry(b"d"))
-        (tmp_path / "name").rename(tmp_path / "away")
-        (tmp_path / "name").write_bytes(b"safe")
-        with pytest.raises(SourceError, match="replaced"):
-            file.write_at(0, b"bad")
+        yield file
+
+
+def test_a_file_that_was_replaced_is_not_written_again(
+    tmp_path: Path, put_away: TargetFile
+) -> None:
+    (tmp_path / "name").rename(tmp_path / "away")
+    (tmp_path / "name").write_bytes(b"safe")
+    with pytest.raises(SourceError, match="replaced"):
+        put_away.write_at(0, b"bad")
     assert (tmp_path / "name").read_bytes() == b"safe"
 
 
-def test_a_fifo_in_the_place_of_a_file_is_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agent.volume.writer.HELD_DESCRIPTORS", 1)
-    with TargetTree.open(tmp_path, lambda _: None) as tree:
-        file = tree.root.make_file(entry())
-        tree.root.names()
-        tree.root.make_directory(entry(b"d"))
-        (tmp_path / "name").unlink()
-        os.mkfifo(tmp_path / "name")
-        found = os.stat(tmp_path / "name")
-        # As if it had got the number of the file, which is free again.
-        file.device, file.inode = found.st_dev, found.st_ino
-        reader = os.open(tmp_path / "name", os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            with pytest.raises(SourceError, match="replaced"):
-                file.write_at(0, b"bad")
-            poll = select.poll()
-            poll.register(reader)
-            assert poll.poll(0) == []  # once it had a writer, it would have hung up
-        finally:
-            os.close(reader)
+def test_a_fifo_in_the_place_of_a_file_is_not_opened(tmp_path: Path, put_away: TargetFile) -> None:
+    (tmp_path / "name").unlink()
+    os.mkfifo(tmp_path / "name")
+    found = os.stat(tmp_path / "name")
+    # As if it had got the number of the file, which is free again.
+    put_away.device, put_away.inode = found.st_dev, found.st_ino
+    reader = os.open(tmp_path / "name", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(SourceError, match="replaced"):
+            put_away.write_at(0, b"bad")
+        poll = select.poll()
+        poll.register(reader)
+        assert poll.poll(0) == []  # once it had a writer, it would have hung up
+    finally:
+        os.close(reader)

@@ -1,0 +1,51 @@
+"""A whole agent in a process of its own, but that its S3 is a local directory and its packs are small.
+
+A fork server has imported everything, so that a run costs a fork and no start of Python.
+"""
+
+import asyncio
+import functools
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TypeVar
+
+from agent.cluster import mover
+from agent.cluster.assignment import Movers
+from agent.cluster.restorer import give_back
+from agent.cluster.run import run_agent
+from agent.config import AgentSettings, CacheDir
+from agent.repository import opening, pack, writer
+from agent.repository.keyfile import ScryptCost
+from agent.storage.contract import Storage
+from agent.storage.local import LocalStorage
+from agent.storage.settings import S3Settings
+
+PACK_BYTES = 128 << 10
+FOREVER = 1 << 30
+
+T = TypeVar("T")
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+def run(settings: AgentSettings, place: Path, wrapped: Callable[[Storage], Storage]) -> None:
+    """Run until SIGTERM; what each repository is stored in is ``wrapped``."""
+
+    def open_local(_: S3Settings) -> Storage:
+        return wrapped(LocalStorage.create(place))
+
+    mover.open_s3 = open_local  # type: ignore[assignment]
+    opening.ScryptCost = functools.partial(ScryptCost, n=16, r=1, p=1)  # type: ignore[misc, assignment]
+    pack.TARGET_BYTES = writer.TARGET_BYTES = PACK_BYTES  # type: ignore[attr-defined]
+    back_up = functools.partial(mover.move, cache=CacheDir(settings.cache_dir, 64))
+    asyncio.run(run_agent(settings, Movers(back_up, give_back)))
+
+
+def start(target: Callable[[T], None], plan: T) -> ForkServerProcess:
+    """Call ``target`` with its plan in a new process."""
+    process = _processes.Process(target=target, args=(plan,), daemon=True)
+    process.start()
+    return process
