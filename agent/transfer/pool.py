@@ -31,8 +31,11 @@ class Pool:
     def submit(
         self, weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """Queue work; wait while there is no room. A task heavier than the budget goes alone."""
-        weight = min(weight, self._budget)
+        """Queue work; wait while there is no room. A task heavier than the budget goes alone.
+
+        Every task weighs something: what is held tells whether any is left to wait for.
+        """
+        weight = min(max(weight, 1), self._budget)
         with self._freed:
             while self._held + weight > self._budget:
                 self._run.check()

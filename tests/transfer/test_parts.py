@@ -1,6 +1,7 @@
 """The parts of a transfer by themselves: parent choice, hard links, pools."""
 
 import threading
+import time
 
 import msgspec
 import pytest
@@ -104,6 +105,15 @@ class TestPool:
         pool = Pool(Run(CancelToken()), "t", 2, budget=10)
         assert pool.submit(1000, lambda: 1).result() == 1
         pool.wait_idle()
+        pool.close()
+
+    def test_what_weighs_nothing_is_waited_for_as_well(self) -> None:
+        pool = Pool(Run(CancelToken()), "t", 1, budget=10)
+        done: list[int] = []
+        for number in range(3):
+            pool.submit(0, lambda n=number: (time.sleep(0.05), done.append(n)))
+        pool.wait_idle()
+        assert done == [0, 1, 2]
         pool.close()
 
     def test_the_first_failure_ends_everything(self) -> None:
