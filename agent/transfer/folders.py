@@ -218,8 +218,9 @@ class Assembly:
             return None
         finished = msgspec.structs.replace(folder.entry, subtree=tree)
         self._count(finished, folder.earlier)
-        folder.slots = []
-        return folder.parent if folder.parent.put([(folder.place, finished)]) else None
+        complete = folder.parent.put([(folder.place, finished)])
+        folder.slots = []  # only now: ``partial`` finds its entries here or there
+        return folder.parent if complete else None
 
     def root(self, check: Callable[[], None]) -> bytes:
         """Wait for the root tree and return its id; ``check`` raises what went wrong."""
@@ -233,11 +234,12 @@ class Assembly:
         Its root directory is that of an unfinished backup: files that are gone may still be in it.
         Raises what the target raises; a directory whose parent is damaged has only what is finished.
         """
-        folders = [(root, *root.so_far())]
-        for _, _, children in folders:
-            folders += [(child, *child.so_far()) for child in children]
+        folders = [root]
+        for folder in folders:
+            folders += folder.so_far()[1]
         trees: dict[Folder, bytes] = {}
-        for folder, finished, children in reversed(folders):
+        for folder in reversed(folders):  # what is finished meanwhile is met in the directory above
+            finished, children = folder.so_far()
             if not finished and not any(child in trees for child in children):
                 continue  # the parent's, if there is one, is as good
             if len(folder.slots) > PARTIAL_ENTRIES:
