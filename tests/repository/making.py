@@ -3,12 +3,15 @@
 import base64
 import functools
 import json
+import random
 from pathlib import Path
+from unittest import mock
 
 from agent.cancel import NEVER, CancelToken
 from agent.config import CacheDir
 from agent.entry import Entry
 from agent.monitor import Monitor
+from agent.repository import opening
 from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.repository import Repository
@@ -16,6 +19,7 @@ from agent.repository.snapshot import Snapshot
 from agent.repository.writer import Writer
 from agent.storage.contract import Storage
 from agent.storage.memory import MemoryStorage
+from chunker import generate_polynomial
 
 PASSWORD = "secret"
 CHEAP = ScryptCost(2, 1, 1)
@@ -37,8 +41,11 @@ def keys(storage: Storage, folder: str) -> list[str]:
 
 @functools.cache
 def _template() -> dict[str, bytes]:
+    """Return a repository whose chunks end at the same places in every run."""
     storage = MemoryStorage()
-    create_repository(storage, PASSWORD, cost=CHEAP)
+    same = generate_polynomial(random.Random(1).randbytes)
+    with mock.patch.object(opening, "generate_polynomial", return_value=same):
+        create_repository(storage, PASSWORD, cost=CHEAP)
     return content(storage)
 
 
