@@ -8,11 +8,13 @@ came to be skipped.
 """
 
 import collections
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 FLOOR = ["--cov", "--cov-report=term"]
@@ -26,6 +28,20 @@ MEANINGS = {
     4: "pytest was called wrongly",
     5: "no test was found",
 }
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a temporary folder of this run's own, and remove it with whatever is in it.
+
+    In the shared one pytest removes what earlier runs left, and fails where that is nested deeper
+    than Python recurses, as hostile volumes are.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="podlift-"))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=False)  # noqa: S603, S607 - our own folder
 
 
 def read(report: Path) -> tuple[collections.Counter[str], collections.Counter[str]]:
@@ -63,11 +79,12 @@ def verdict(status: int, outcomes: collections.Counter[str], require_all: bool) 
 def main() -> int:
     """Run pytest, then print what was left out and the verdict."""
     arguments = sys.argv[1:]
-    with tempfile.TemporaryDirectory(prefix="podlift-verdict-") as folder:
-        report = Path(folder) / "report.xml"
+    with scratch() as folder:
+        report = folder / "report.xml"
         command = [sys.executable, "-m", "pytest", "-rfE", f"--junitxml={report}"]
+        environment = os.environ | {"TMPDIR": str(folder)}  # noqa: TID251 - outside the agent
         status = subprocess.run(  # noqa: S603 - pytest, with the developer's own arguments
-            [*command, *(arguments or FLOOR + PARALLEL)], check=False
+            [*command, *(arguments or FLOOR + PARALLEL)], check=False, env=environment
         ).returncode
         outcomes, reasons = read(report) if report.exists() else (collections.Counter(),) * 2
     for reason, count in sorted(reasons.items()):

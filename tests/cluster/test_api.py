@@ -186,12 +186,14 @@ class TestClaim:
     ) -> None:
         for number in range(100):
             create_pvb(api_server, f"race-{number:03}")
+        all_listed = asyncio.Barrier(2)  # who lists later sees claims, and would take them over
 
         async def agent(number: int) -> set[str]:
             won: set[str] = set()
             async with connection(api_server) as kube:
                 table = desk(kube, api_server, owner(number), subresource=subresource)
                 page = await kube.list(paths.velero(api_server.namespace, OrderKind.BACKUP.plural))
+                await all_listed.wait()
                 for item in page.items:
                     claimed = await table.claim(parse(OrderKind.BACKUP, item))
                     if claimed is not None:
