@@ -65,14 +65,13 @@ class Holding:
         raise meanwhile.
         """
         with self._freed:
-            above = self._above(holder)
-            if above + size > self._budget:
-                return False
-            while self._total > above and self._total + size > self._budget:
-                check()
+            while (above := self._above(holder)) + size <= self._budget:
+                if self._total <= above or self._total + size <= self._budget:
+                    self._add(holder, size)
+                    return True
+                check()  # what is above may grow meanwhile
                 self._freed.wait(_WAIT_SLICE_SECONDS)
-            self._add(holder, size)
-            return True
+            return False
 
     def try_hold(self, holder: Holder, size: int) -> bool:
         """Account for bytes if there is room now."""

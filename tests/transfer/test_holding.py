@@ -59,6 +59,20 @@ def test_the_walk_waits_for_directories_beside_it() -> None:
     assert account.most_entries(below(after)) == 5
 
 
+def test_what_grows_above_while_somebody_waits_is_not_waited_for() -> None:
+    account, root = Holding(10 * ENTRY_BYTES), Folder.root(None)
+    above, beside = below(root), below(root)
+    assert account.hold(beside, 4 * ENTRY_BYTES, never)
+    assert account.hold(above, 4 * ENTRY_BYTES, never)
+
+    def grow() -> None:
+        assert account.try_hold(above, ENTRY_BYTES)
+        account.release(beside)
+
+    assert not account.hold(below(above), 6 * ENTRY_BYTES, grow)  # and does not wait for ever
+    assert account.hold(below(above), 5 * ENTRY_BYTES, never)
+
+
 @pytest.mark.parametrize(
     ("limits", "budget"),
     [
