@@ -37,7 +37,7 @@ def scratch() -> Iterator[Path]:
     In the shared one pytest removes what earlier runs left, and fails where that is nested deeper
     than Python recurses, as hostile volumes are.
     """
-    folder = Path(tempfile.mkdtemp(prefix="podlift-"))
+    folder = Path(tempfile.mkdtemp(prefix="t-"))
     try:
         yield folder
     finally:
