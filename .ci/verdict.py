@@ -66,10 +66,8 @@ def verdict(status: int, outcomes: collections.Counter[str], require_all: bool) 
     if failed:
         return status or 1, f"NOT GOOD: {failed} tests failed, {passed} passed (see above)."
     if status == 1:
-        return (
-            1,
-            f"NOT GOOD: {passed} tests passed, but the coverage is below its floor, or pytest itself failed (see above).",
-        )
+        why = "the coverage is below its floor, or pytest itself failed"
+        return 1, f"NOT GOOD: {passed} tests passed, but {why} (see above)."
     if status:
         return status, f"NOT GOOD: {MEANINGS.get(status, f'pytest ended with {status}')}."
     if skipped and require_all:
