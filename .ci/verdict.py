@@ -35,9 +35,11 @@ def scratch() -> Iterator[Path]:
     """Make a temporary folder of this run's own, and remove it with whatever is in it.
 
     In the shared one pytest removes what earlier runs left, and fails where that is nested deeper
-    than Python recurses, as hostile volumes are.
+    than Python recurses, as hostile volumes are. Others may pass through it: some of what tests
+    start runs as another user.
     """
-    folder = Path(tempfile.mkdtemp(prefix="t-"))
+    folder = Path(tempfile.mkdtemp(prefix="podlift-"))
+    folder.chmod(0o711)
     try:
         yield folder
     finally:
