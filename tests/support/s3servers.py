@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -111,14 +113,28 @@ def _running(command: list[str], environment: dict[str, str], port: int) -> Iter
     """Run a server until the block ends; its output goes to a file in its home."""
     home = Path(environment["HOME"])
     full = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | environment
-    with (home / "server.log").open("wb") as log:
+    with (home / "server.log").open("wb") as log, contextlib.ExitStack() as starting:
+        starting.enter_context(_one_start_at_a_time())
         process = subprocess.Popen(command, env=full, stdout=log, stderr=log, cwd=home)
         try:
             _wait_for(process, port, home / "server.log")
+            starting.close()
             yield
         finally:
             process.kill()  # asked politely, ministack takes 30 s over open TLS connections
             process.wait()
+
+
+@contextlib.contextmanager
+def _one_start_at_a_time() -> Iterator[None]:
+    """Keep other workers from starting a server within the scope.
+
+    As root, ministack takes port 443 beside its own if it is free. Of two that find it free at the same
+    moment one ends.
+    """
+    with (Path(tempfile.gettempdir()) / "podlift-server-start.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
