@@ -55,7 +55,8 @@ class AgentSettings:
     """Everything that ``podlift agent`` can be told.
 
     ``uploader_types`` are the types taken; ``restic`` includes the empty type. ``concurrency``
-    is the number of volumes at once. ``deadline_seconds`` is how long one volume may take.
+    is the number of volumes at once, where the ConfigMap ``node_agent_configmap`` says nothing of
+    it. ``deadline_seconds`` is how long one volume may take.
     ``grace_seconds`` is the time from SIGTERM to the end.
     ``startup_seconds`` is how long an API server may be out of reach at the start.
     ``credentials_file`` serves locations without a credential of their own.
@@ -73,6 +74,7 @@ class AgentSettings:
     uploader_types: frozenset[str] = frozenset({"restic"})
     other_uploader_types: OtherTypes = "fail"
     concurrency: int = 1
+    node_agent_configmap: str = "node-agent-config"
     upload_workers: int = 4
     compression: Compression = "default"
     deadline_seconds: float = 48 * 3600.0
@@ -108,6 +110,7 @@ ENVIRONMENT = {
     "uploader_types": "PODLIFT_UPLOADER_TYPES",
     "other_uploader_types": "PODLIFT_OTHER_UPLOADER_TYPES",
     "concurrency": "PODLIFT_CONCURRENCY",
+    "node_agent_configmap": "PODLIFT_NODE_AGENT_CONFIGMAP",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
     "compression": "PODLIFT_COMPRESSION",
     "deadline_seconds": "PODLIFT_DEADLINE_SECONDS",
@@ -146,6 +149,7 @@ def agent_settings(
         uploader_types=_types(given, defaults.uploader_types),
         other_uploader_types=_other_types(given),
         concurrency=_positive_int(given, "concurrency", defaults.concurrency),
+        node_agent_configmap=given.get("node_agent_configmap", defaults.node_agent_configmap),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
         compression=_compression(given),
         deadline_seconds=_seconds(given, "deadline_seconds", defaults.deadline_seconds),

@@ -57,6 +57,9 @@ class Metrics:
         self.claims = Counter(
             "podlift_claims", "Claims tried, by result", ["result"], registry=registry
         )
+        self.at_a_time = Gauge(
+            "podlift_volumes_at_a_time", "Volumes that may be moved at a time", registry=registry
+        )
         self._bytes_read = Counter(
             "podlift_read_bytes", "Bytes read from volumes", registry=registry
         )

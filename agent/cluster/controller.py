@@ -54,7 +54,6 @@ class Controller:
     ) -> None:
         self._bench = bench
         self._policy = policy
-        self._concurrency = concurrency
         self._metrics = metrics
         self.pods = PodTable(bench.us.node, bench.clock, self._pods_moved)
         self._known: dict[str, Order] = {}
@@ -67,6 +66,7 @@ class Controller:
         self._alive: dict[str, tuple[str, bool]] = {}
         self._waits: dict[str, str] = {}
         self._wake = asyncio.Event()
+        self.allow(concurrency)
 
     def replace(self, kind: OrderKind, objects: Sequence[Order]) -> None:
         """Take a full list of one kind; what is not in it exists no more."""
@@ -122,6 +122,12 @@ class Controller:
     def idle(self) -> bool:
         """Tell whether no task is at work."""
         return not self._works and not self._writing
+
+    def allow(self, volumes: int) -> None:
+        """Have so many volumes at work at a time from now on; what runs beyond that goes on."""
+        self._concurrency = volumes
+        self._metrics.at_a_time.set(volumes)
+        self._wake.set()
 
     def shut_down(self, reason: str) -> None:
         """Claim nothing more, and ask everything at work to end."""

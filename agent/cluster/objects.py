@@ -19,6 +19,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     resource_version: str = ""
     deletion_timestamp: str | None = None
     annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
     owner_references: list["OwnerReference"] | None = None
 
 
@@ -149,6 +150,24 @@ class Named(msgspec.Struct, frozen=True):
     """Any object of which only the name matters."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node, of which only the labels matter."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+
+
+class ConfigMap(msgspec.Struct, frozen=True):
+    """A ConfigMap."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    data: dict[str, str] | None = None
+
+    @property
+    def resource_version(self) -> str:
+        """Return the version to watch on from."""
+        return self.metadata.resource_version
 
 
 class Secret(msgspec.Struct, frozen=True):

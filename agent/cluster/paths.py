@@ -31,14 +31,19 @@ def velero(namespace: str, plural: str, name: str = "", subresource: str = "") -
     return _below(path, name, subresource)
 
 
-def core(namespace: str, plural: str, name: str) -> str:
-    """Return the path of one namespaced core object."""
+def core(namespace: str, plural: str, name: str = "") -> str:
+    """Return the path of namespaced core objects of one kind, or of one of them."""
     return _below(f"/api/v1/namespaces/{checked(namespace, 'namespace')}/{plural}", name, "")
 
 
 def persistent_volume(name: str) -> str:
     """Return the path of a PersistentVolume."""
     return _below("/api/v1/persistentvolumes", name, "")
+
+
+def node(name: str) -> str:
+    """Return the path of a Node."""
+    return _below("/api/v1/nodes", name, "")
 
 
 def _below(path: str, name: str, subresource: str) -> str:

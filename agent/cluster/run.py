@@ -30,6 +30,7 @@ from agent.cluster.preparation import Preparation, pod_alive
 from agent.cluster.private import private_folder
 from agent.cluster.secrets import PrivateFiles
 from agent.cluster.status import Clock, StatusDesk, discover
+from agent.cluster.tuning import PACE, Tuning, parse_config_map
 from agent.cluster.watch import Collection, Watcher
 from agent.cluster.work import Bench, Shutdown
 from agent.config import AgentSettings
@@ -91,9 +92,7 @@ class Agent:
         self.port = 0
         """Where metrics are served, once they are."""
         self._registry = CollectorRegistry()
-        metrics = Metrics(self._registry)
-        us = _owner(settings)
-        clock = Clock()
+        metrics, us, clock = Metrics(self._registry), _owner(settings), Clock()
         self._shutdown = Shutdown(clock, settings.grace_seconds)
         preparation = Preparation(kube, settings, PrivateFiles(private))
         bench = Bench(
@@ -113,7 +112,11 @@ class Agent:
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
         self._watchers: dict[str, Watcher[Any]] = {"pods": self._pod_watcher(kube)}
         self._watchers |= {k.plural: self._order_watcher(kube, k) for k in OrderKind}
-        for resource, watcher in self._watchers.items():
+        self._tuning = Tuning(
+            kube, settings.node_name, settings.concurrency, self._controller.allow
+        )
+        self._tuned_by = self._config_map_watcher(kube)
+        for resource, watcher in {**self._watchers, "configmaps": self._tuned_by}.items():
             metrics.follow_watch(resource, watcher.counts)
 
     def _order_watcher(self, kube: Kube, kind: OrderKind) -> Watcher[Any]:
@@ -126,6 +129,13 @@ class Agent:
         selector = f"spec.nodeName={self._settings.node_name}"
         return Watcher(kube, Collection(paths.PODS, parse_pod, selector), self._controller.pods)
 
+    def _config_map_watcher(self, kube: Kube) -> Watcher[Any]:
+        """Return a watch that readiness does not depend on: nothing is lost without it."""
+        name = paths.checked(self._settings.node_agent_configmap, "ConfigMap")
+        path = paths.core(self._settings.namespace, "configmaps")
+        collection = Collection(path, parse_config_map, f"metadata.name={name}")
+        return Watcher(kube, collection, self._tuning, PACE)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set, then end within the grace time."""
         address = self._settings.metrics_address
@@ -136,7 +146,9 @@ class Agent:
 
     async def _until(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
-            watching = [tasks.create_task(each.run()) for each in self._watchers.values()]
+            following = [*self._watchers.values(), self._tuned_by]
+            watching = [tasks.create_task(each.run()) for each in following]
+            watching.append(tasks.create_task(self._tuning.run()))
             working = tasks.create_task(self._controller.run())
             await stop.wait()
             LOG.info("stopping: what runs is left to the next agent, backups with a checkpoint")

@@ -33,7 +33,16 @@ from agent.volume.descriptors import raise_descriptor_limit
     "--other-uploader-types",
     help="PVBs and PVRs of a type that is not taken: fail at once with a message, or ignore. [fail]",
 )
-@click.option("--concurrency", help="Volumes backed up or restored at a time. [1]")
+@click.option(
+    "--concurrency",
+    help="Volumes backed up or restored at a time, unless loadConcurrency in the ConfigMap says"
+    " otherwise. [1]",
+)
+@click.option(
+    "--node-agent-configmap",
+    help="The ConfigMap with loadConcurrency, as Velero's node-agent has it; followed while the"
+    " agent runs. [node-agent-config]",
+)
 @click.option("--upload-workers", help="Connections a volume uploads with. [4]")
 @click.option(
     "--compression", help="fastest, default, or better and three times as slow. [default]"

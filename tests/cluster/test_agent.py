@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -232,6 +233,36 @@ async def test_a_failure_of_the_mover_fails_the_backup_alone(
     assert status["phase"] == "Failed"
     assert status["message"].startswith(message)
     assert "snapshotID" not in status
+
+
+async def test_load_concurrency_is_followed_while_the_agent_runs(
+    stage: Stage, mover: FakeMover, request: pytest.FixtureRequest
+) -> None:
+    def rules(number: int) -> str:
+        matching = {"nodeSelector": {"matchLabels": {"pool": "big"}}, "number": number}
+        return json.dumps({"loadConcurrency": {"globalConfig": 1, "perNodeConfig": [matching]}})
+
+    mover.go_on.clear()
+    server = stage.server
+    server.create("/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"pool": "big"}}})
+    request.addfinalizer(lambda: server.delete(f"/api/v1/nodes/{NODE}"))  # in no namespace
+    for number in range(4):
+        stage.pvb(f"b-{number}")
+    async with agent_on(stage, mover) as running:
+        await until(lambda: mover.running == 1, "the first volume")
+        config_map = {"metadata": {"name": "node-agent-config"}, "data": {"c": rules(3)}}
+        server.create(server.path("configmaps"), config_map)
+        await until(lambda: mover.running == 3, "two more volumes")
+        other = {"metadata": {"name": "another"}, "data": {"c": rules(4)}}
+        server.create(server.path("configmaps"), other)
+        path = server.path("configmaps", "node-agent-config")
+        server.patch(path, {"data": {"c": rules(2)}})
+        metric = "podlift_volumes_at_a_time 2.0"
+        await until(lambda: metric in running.ask("metrics")[1], "the number to be taken back")
+        mover.go_on.set()
+        for number in range(4):
+            await stage.ended(f"b-{number}")
+    assert mover.most_running == 3
 
 
 async def test_spec_cancel_ends_the_backup_as_failed(stage: Stage, mover: FakeMover) -> None:

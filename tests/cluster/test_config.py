@@ -53,6 +53,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_DEADLINE_SECONDS": "77",
         "PODLIFT_GRACE_SECONDS": "9.5",
         "PODLIFT_STARTUP_SECONDS": "1",
+        "PODLIFT_NODE_AGENT_CONFIGMAP": "mine",
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
     }
     settings = agent_settings({}, environ)
@@ -65,6 +66,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.other_uploader_types == "ignore"
     assert settings.compression == "better"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
+    assert settings.node_agent_configmap == "mine"
     assert settings.deadline_seconds == 77
     assert (settings.grace_seconds, settings.startup_seconds) == (9.5, 1.0)
     assert settings.credentials_file == Path("/credentials/cloud")

@@ -14,6 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from agent.cluster import client, hostpath, location, objects, paths, watch
 from agent.cluster.client import Page, Query, decode
+from agent.cluster.concurrency import read_concurrency
 from agent.cluster.credentials import KubeconfigCredentials, ServiceAccount
 from agent.cluster.location import Files, Location
 from agent.cluster.order import Order, OrderKind, parse
@@ -24,6 +25,7 @@ from agent.cluster.record import VolumeBackup, folders, read_object, read_record
 from agent.cluster.secrets import PrivateFiles, repository_password
 from agent.cluster.site import Site, site_of
 from agent.cluster.status import discover
+from agent.cluster.tuning import parse_config_map
 from agent.cluster.watch import Collection, Pace, Watcher
 from agent.config import ClusterAccess
 from agent.errors import ClusterError, UsageError
@@ -127,6 +129,24 @@ LOCATION = _document(
         }
     }
 )
+NODE_AGENT_CONFIG = {
+    "loadConcurrency": {
+        "globalConfig": 2,
+        "perNodeConfig": [
+            {
+                "nodeSelector": {
+                    "matchLabels": {"a": "b"},
+                    "matchExpressions": [
+                        {"key": "k", "operator": "In", "values": ["v"]},
+                        {"key": "k", "operator": "Exists"},
+                    ],
+                },
+                "number": 3,
+            }
+        ],
+    }
+}
+CONFIG_MAP = _document({"data": {"c.json": json.dumps(NODE_AGENT_CONFIG)}})
 STATUS = _document({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
 LIST = b'{"metadata":{"resourceVersion":"9","continue":"x"},"items":[%s,%s]}' % (PVB, PVR)
 EVENT = b'{"type":"MODIFIED","object":%s}' % PVB
@@ -229,6 +249,10 @@ async def _mounted(token: bytes) -> Configuration:
         return await ServiceAccount(access).configure()
 
 
+def _at_a_time(found: objects.ConfigMap) -> int:
+    return read_concurrency(found, "it").volumes({"k": "v"}, 1)
+
+
 def _volume_directories(body: bytes) -> list[str]:
     pod = parse_pod(body)
     found = [hostpath.pod_directory(pod)]
@@ -300,6 +324,8 @@ DECODERS = [
     Decoder("kubeconfig", lambda t: _run(_configured, t), "text", [KUBECONFIG], _CLUSTER, Configuration, share=0.5),
     Decoder("service account's token", lambda c: _run(_mounted, c), "bytes", [b"a.b.c\n"], _CLUSTER, Configuration, share=0.3),
     Decoder("name of an object", lambda t: paths.checked(t, "pod"), "text", ["web-0", "a.b"], _CLUSTER, str),
+    Decoder("ConfigMap", lambda c: _at_a_time(parse_config_map(c)), "json", [CONFIG_MAP], _CLUSTER, int, ("agent.cluster.tuning.parse_config_map",), _WORDS),
+    Decoder("loadConcurrency", lambda c: _at_a_time(objects.ConfigMap(data={"c": c})), "text", [json.dumps(NODE_AGENT_CONFIG), "[" * 5000], _CLUSTER, int, ("agent.cluster.concurrency.read_concurrency",)),
     Decoder("record", _records, "json", [RECORD, b"null"], _CLUSTER, list, ("agent.cluster.record.read_record",), _WORDS),
     Decoder("record in its gzip", lambda c: read_record(c, "the record"), "bytes", [gzip.compress(RECORD)], _CLUSTER, list, ("agent.cluster.record.read_record",)),
     Decoder("PodVolumeBackup that may need a snapshot", lambda c: read_object(c, "it"), "json", [PVB], _CLUSTER, VolumeBackup, ("agent.cluster.record.read_object",), _WORDS),
