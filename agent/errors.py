@@ -196,3 +196,8 @@ class ApiError(ClusterError):
         self.status = status
         self.sent = sent
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def passing(self) -> bool:
+        """Tell whether it may heal by itself: a server that is away, full or broken, a token to renew."""
+        return self.status in (0, 401, 408, 429) or self.status >= 500

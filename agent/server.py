@@ -60,6 +60,9 @@ class Metrics:
         self.at_a_time = Gauge(
             "podlift_volumes_at_a_time", "Volumes that may be moved at a time", registry=registry
         )
+        self.internal_errors = Counter(
+            "podlift_internal_errors", "Bugs that one object met; see the log", registry=registry
+        )
         self._bytes_read = Counter(
             "podlift_read_bytes", "Bytes read from volumes", registry=registry
         )

@@ -24,10 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cluster.order import RUNNING_PHASE, Order, OrderKind, Owner
+from agent.cluster.order import NEW_PHASES, RUNNING_PHASE, Order, OrderKind, Owner
 from agent.cluster.site import HERE, Site, Where
-
-NEW_PHASES = frozenset({"", "New"})
 
 MOST_ATTEMPTS = 5
 """How many processes may work on an object, one after the other."""

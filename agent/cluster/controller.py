@@ -10,13 +10,15 @@ another attempt. Backups and restores share the room.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 
 from agent.cluster import claim
+from agent.cluster.ended import EndedTable
 from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.patches import Final
 from agent.cluster.pods import PodTable
 from agent.cluster.site import HERE, Site
-from agent.cluster.work import Bench, Work
+from agent.cluster.work import Bench, Result, Work
 from agent.errors import ClusterError
 from agent.server import Metrics, OrderMetrics
 
@@ -57,7 +59,7 @@ class Controller:
         self._metrics = metrics
         self.pods = PodTable(bench.us.node, bench.clock, self._pods_moved)
         self._known: dict[str, Order] = {}
-        self._ended: dict[OrderKind, set[str]] = {kind: set() for kind in OrderKind}
+        self._ended = EndedTable()
         self._counted: set[str] = set()
         self._works: dict[str, Work] = {}
         self._worked = False
@@ -75,26 +77,29 @@ class Controller:
         working = {uid for uid, work in self._works.items() if work.order.kind is kind}
         for uid in (known | working) - present:
             self._forget(uid)
-        self._ended[kind] &= present
         for order in objects:
             self.changed(order)
 
     def changed(self, order: Order) -> None:
         """Take one observation."""
         if work := self._works.get(order.uid):
-            work.observe(order, self._site(order))
+            with self._guarded(order):
+                work.observe(order, self._site(order))
         theirs = order.kind is OrderKind.BACKUP and order.node != self._bench.us.node
-        if theirs or order.final or order.uid in self._ended[order.kind]:
+        if theirs or order.final:
             self._drop(order.uid)
         else:
             self._known[order.uid] = order
-            self._not_before.pop(order.uid, None)
+            if order.uid not in self._ended:
+                self._not_before.pop(order.uid, None)
+            elif order.uid not in self._not_before:
+                self._later(order.uid)  # late events are over by then
         self._wake.set()
 
     def deleted(self, order: Order) -> None:
         """Take a deletion; work on the object is stopped."""
         self._forget(order.uid)
-        self._ended[order.kind].discard(order.uid)
+        self._ended.take(order.uid)
 
     def _drop(self, uid: str) -> None:
         self._known.pop(uid, None)
@@ -115,7 +120,8 @@ class Controller:
     def _pods_moved(self) -> None:
         """Look at every restore again: its pod may have come, or gone."""
         for work in self._works.values():
-            work.observe(work.order, self._site(work.order))
+            with self._guarded(work.order):
+                work.observe(work.order, self._site(work.order))
         self._wake.set()
 
     @property
@@ -157,7 +163,8 @@ class Controller:
         for order in sorted(self._known.values(), key=lambda order: (order.created, order.name)):
             free = order.uid not in self._works and order.uid not in self._writing
             if free and self._not_before.get(order.uid, now) <= now:
-                self._act(order, self._decide(order), tasks)
+                with self._guarded(order):
+                    self._act(order, tasks)
 
     def _decide(self, order: Order) -> claim.Decision:
         looked_up, alive = self._alive.get(order.uid, ("", False))
@@ -165,96 +172,134 @@ class Controller:
         view = claim.View(owner_alive=alive if known else None, site=self._site(order))
         return claim.decide(order, self._bench.us, self._policy, view)
 
-    def _act(self, order: Order, decision: claim.Decision, tasks: asyncio.TaskGroup) -> None:
+    def _act(self, order: Order, tasks: asyncio.TaskGroup) -> None:
+        if order.uid in self._ended:
+            self._start(tasks, order, self._end_again(order), "end again")
+            return
+        decision = self._decide(order)
         if isinstance(decision, claim.Claim):
-            if order.uid not in self._counted:
-                self._counted.add(order.uid)
-                self._counts(order).enqueued.inc()
-            if len(self._works) < self._concurrency:
-                work = self._works[order.uid] = Work(order, self._bench)
-                tasks.create_task(self._work_on(work), name=f"work on {order.name}")
+            self._begin(order, tasks)
         elif isinstance(decision, claim.FailAtOnce | claim.FailOrphan):
-            self._writing.add(order.uid)
-            tasks.create_task(self._refuse(order, decision.message), name=f"refuse {order.name}")
+            self._start(tasks, order, self._refuse(order, decision.message), "refuse")
         elif isinstance(decision, claim.AskOwner):
-            self._writing.add(order.uid)
-            tasks.create_task(self._look_up(order), name=f"owner of {order.name}")
+            self._start(tasks, order, self._look_up(order), "owner of")
         elif isinstance(decision, claim.AskPod):
-            self._writing.add(order.uid)
-            tasks.create_task(self._look_up_pod(order), name=f"pod of {order.name}")
+            self._start(tasks, order, self._look_up_pod(order), "pod of")
         elif isinstance(decision, claim.Wait):
-            if self._waits.get(order.uid) != decision.reason:
-                self._waits[order.uid] = decision.reason
-                LOG.info("%s: waits: %s", order.name, decision.reason)
+            self._waiting(order, decision.reason)
         elif isinstance(decision, claim.Ignore) and order.uid in self._alive:
             del self._alive[order.uid]  # a living owner is looked up again after a while
-            self._not_before[order.uid] = self._bench.clock.monotonic() + AGAIN_SECONDS
+            self._later(order.uid)
+
+    def _begin(self, order: Order, tasks: asyncio.TaskGroup) -> None:
+        """Start the work if there is room; what only tells its end takes none."""
+        if order.uid not in self._counted:
+            self._counted.add(order.uid)
+            self._counts(order).enqueued.inc()
+        if sum(work.end is None for work in self._works.values()) < self._concurrency:
+            work = self._works[order.uid] = Work(order, self._bench)
+            tasks.create_task(self._work_on(work), name=f"work on {order.name}")
+        else:
+            self._waiting(order, "for room (--concurrency, loadConcurrency)")
+
+    def _waiting(self, order: Order, reason: str) -> None:
+        if self._waits.get(order.uid) != reason:
+            self._waits[order.uid] = reason
+            LOG.info("%s: waits: %s", order.name, reason)
+
+    def _start(
+        self, tasks: asyncio.TaskGroup, order: Order, act: Coroutine[None, None, None], what: str
+    ) -> None:
+        """Do something short for an object, about which nothing is decided meanwhile."""
+
+        async def guarded() -> None:
+            try:
+                with self._guarded(order):
+                    await act
+            finally:
+                self._writing.discard(order.uid)
+                self._wake.set()
+
+        self._writing.add(order.uid)
+        tasks.create_task(guarded(), name=f"{what} {order.name}")
+
+    @contextlib.contextmanager
+    def _guarded(self, order: Order) -> Iterator[None]:
+        """Let what fails for one object be tried again later, and the others go on."""
+        try:
+            yield
+        except ClusterError as error:
+            LOG.error("%s: %s", order.name, error)
+            self._later(order.uid)
+        except Exception:
+            # The edge of what is done for one object: a bug in it must not take the others down.
+            LOG.exception("%s: internal error; report this", order.name)
+            self._metrics.internal_errors.inc()
+            self._later(order.uid)
 
     def _counts(self, order: Order) -> OrderMetrics:
         return self._metrics.of[order.kind.noun]
 
     async def _work_on(self, work: Work) -> None:
-        order = work.order
-        uid, name, counts = order.uid, order.name, self._counts(order)
+        order, counts = work.order, self._counts(work.order)
         counts.running.inc()
         try:
-            won = await work.claimed()
-            self._metrics.claims.labels("won" if won else "lost").inc()
-            if not won:
-                await self._read_again(order)
-                return
-            again = claim.standing(order) is claim.Standing.RUNNING
-            LOG.info("%s: claimed%s", name, " again" if again else "")
-            counts.dequeued.inc()
-            result = await work.run()
-            counts.ended.labels(result.value).inc()
-            self._close(order)
-        except ClusterError as error:
-            LOG.error("%s: %s", name, error)
-            self._later(uid)
+            with self._guarded(order):
+                await self._worked_on(work)
         finally:
+            work.abandon("its task has ended")  # whatever a bug has left running
             self._metrics.count(order.kind.noun, work.monitor.counters)
             counts.running.dec()
-            self._works.pop(uid, None)
+            self._works.pop(order.uid, None)
             self._worked = True
             self._wake.set()
 
+    async def _worked_on(self, work: Work) -> None:
+        order, counts = work.order, self._counts(work.order)
+        won = await work.claimed()
+        self._metrics.claims.labels("won" if won else "lost").inc()
+        if not won:
+            await self._read_again(order)
+            return
+        again = claim.standing(order) is claim.Standing.RUNNING
+        LOG.info("%s: claimed%s", order.name, " again" if again else "")
+        counts.dequeued.inc()
+        result = await work.run()
+        counts.ended.labels(result.value).inc()
+        if result is Result.LOST:
+            await self._read_again(order)
+        elif result is not Result.LEFT:
+            self._close(work.order, work.end)
+
     async def _refuse(self, order: Order, message: str) -> None:
-        try:
-            if await self._bench.desk.refuse(order, message):
-                LOG.warning("%s: Failed: %s", order.name, message)
-                self._counts(order).ended.labels("refused").inc()
-                self._close(order)
-            else:
-                await self._read_again(order)
-        except ClusterError as error:
-            LOG.error("%s could not be ended: %s", order.name, error)
-            self._later(order.uid)
-        finally:
-            self._writing.discard(order.uid)
-            self._wake.set()
+        if await self._bench.desk.refuse(order, message):
+            LOG.warning("%s: Failed: %s", order.name, message)
+            self._counts(order).ended.labels("refused").inc()
+            self._close(order, None)
+        else:
+            await self._read_again(order)
+
+    async def _end_again(self, order: Order) -> None:
+        """Look whether what had ended is unfinished indeed, and if so, end it as before."""
+        seen = await self._bench.desk.read(order)
+        if seen is None or seen.uid != order.uid or seen.final:
+            self._drop(order.uid)
+            return
+        ended = self._ended.take(order.uid)
+        if ended is not None and ended.end is not None:
+            LOG.warning("%s: it had ended and has not any more: its end is told again", order.name)
+            done = await self._bench.desk.finish(ended.order, ended.end, self._bench.shutdown)
+            if done:
+                self._close(ended.order, ended.end)
+                return
+        await self._read_again(order)
 
     async def _look_up(self, order: Order) -> None:
         owner = order.owner or Owner()
-        try:
-            alive = await self._bench.owner_alive(owner)
-            self._alive[order.uid] = (owner.attempt, alive)
-        except ClusterError as error:
-            LOG.warning("%s: whether its agent still runs is not known: %s", order.name, error)
-            self._later(order.uid)
-        finally:
-            self._writing.discard(order.uid)
-            self._wake.set()
+        self._alive[order.uid] = (owner.attempt, await self._bench.owner_alive(owner))
 
     async def _look_up_pod(self, order: Order) -> None:
-        try:
-            self.pods.learn(order, await self._bench.look_up(order))
-        except ClusterError as error:
-            LOG.warning("%s: whether its pod exists is not known: %s", order.name, error)
-            self._later(order.uid)
-        finally:
-            self._writing.discard(order.uid)
-            self._wake.set()
+        self.pods.learn(order, await self._bench.look_up(order))
 
     async def _read_again(self, order: Order) -> None:
         """After a lost race: see how things are now, never write again blindly."""
@@ -264,9 +309,9 @@ class Controller:
         else:
             self.changed(seen)
 
-    def _close(self, order: Order) -> None:
+    def _close(self, order: Order, end: Final | None) -> None:
         """Expect nothing more of an object, whatever late events say."""
-        self._ended[order.kind].add(order.uid)
+        self._ended.add(order, end)
         self._drop(order.uid)
 
     def _later(self, uid: str) -> None:

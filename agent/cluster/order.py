@@ -21,6 +21,7 @@ PVC_UID_LABEL = "velero.io/pvc-uid"
 
 T = TypeVar("T")
 
+NEW_PHASES = frozenset({"", "New"})
 RUNNING_PHASE = "InProgress"
 FINAL_PHASES = frozenset({"Completed", "Failed", "Canceled"})
 

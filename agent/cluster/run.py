@@ -29,10 +29,11 @@ from agent.cluster.pods import parse_pod
 from agent.cluster.preparation import Preparation, pod_alive
 from agent.cluster.private import private_folder
 from agent.cluster.secrets import PrivateFiles
+from agent.cluster.shutdown import Shutdown
 from agent.cluster.status import Clock, StatusDesk, discover
 from agent.cluster.tuning import PACE, Tuning, parse_config_map
 from agent.cluster.watch import Collection, Watcher
-from agent.cluster.work import Bench, Shutdown
+from agent.cluster.work import Bench
 from agent.config import AgentSettings
 from agent.errors import ApiError
 from agent.server import Metrics, serve
@@ -70,8 +71,8 @@ async def _first_contact(kube: Kube, patience_seconds: float) -> frozenset[Order
         try:
             return await discover(kube)
         except ApiError as error:
-            passing = error.status in (0, 429) or error.status >= 500
-            if not passing or time.monotonic() >= deadline:
+            refused = error.status == 401 or not error.passing
+            if refused or time.monotonic() >= deadline:
                 raise
             LOG.warning("%s", error)
             await asyncio.sleep(min(2.0, max(0.0, deadline - time.monotonic())))

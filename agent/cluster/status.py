@@ -11,6 +11,7 @@ at, never written again blindly.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -23,14 +24,31 @@ import msgspec
 
 from agent.cluster import patches, paths
 from agent.cluster.client import Query, decode
-from agent.cluster.order import RUNNING_PHASE, Order, OrderKind, Owner, parse
+from agent.cluster.order import NEW_PHASES, RUNNING_PHASE, Order, OrderKind, Owner, parse
 from agent.cluster.patches import Final, Patch
 from agent.errors import ApiError, ClusterError
 
 LOG = logging.getLogger(__name__)
 
 CONFLICT, GONE = 409, 404
-REFUSED_FOR_GOOD = frozenset({400, 403, 405, 415, 422})
+OPEN_PHASES = NEW_PHASES | {RUNNING_PHASE}
+
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between two tries of a final state: how late it may come after the API server is back."""
+
+LONGEST_WISH_SECONDS = 60.0
+"""How far a Retry-After is followed."""
+
+
+class Ending(Protocol):
+    """The end of this process, as far as it limits what is tried again and again."""
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the time that is left for it has run out."""
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not past the moment when the end is asked for."""
 
 
 class Api(Protocol):
@@ -144,7 +162,8 @@ class StatusDesk:
     async def progress(self, order: Order, total_bytes: int, done_bytes: int) -> Order | None:
         """Report; return the object as written, or as it is if it is not ours; None if gone.
 
-        An object that somebody else has written to meanwhile is read and tried once more.
+        An object that somebody else has written to meanwhile is read and tried once more. One that
+        has lost our claim, as after a restore of the API server's store, is claimed again.
         Raises ``ApiError``: a report that could not be sent is not worth waiting for.
         """
         for _ in range(2):
@@ -158,8 +177,10 @@ class StatusDesk:
             seen = await self.read(order)
             if seen is None or seen.uid != order.uid:
                 return None
-            order = seen
-            if not self._us.same(order.owner) or order.phase != RUNNING_PHASE:
+            claimed, order = order, seen
+            if not self._us.same(seen.owner) or seen.phase != RUNNING_PHASE:
+                if self._ours(seen, claimed) and seen.phase in OPEN_PHASES:
+                    order = await self.claim(seen) or seen
                 break
         return order
 
@@ -177,27 +198,32 @@ class StatusDesk:
             return False
         return True
 
-    async def finish(self, order: Order, end: Final, *, until: Callable[[], float]) -> bool:
+    async def finish(self, order: Order, end: Final, ending: Ending) -> bool | None:
         """Write the final state of our own claim, again and again until it is stored.
 
-        ``until`` is asked each time for the deadline on the monotonic clock. Returns False if
-        the object is gone or somebody else's by now; raises ``ApiError`` when the deadline is
-        over or the state is refused for good.
+        Whatever stands in the way may be taken away: the API server comes back, a right is given,
+        a webhook mended. So only the end of this process ends the trying. Returns False if the
+        object is gone or somebody else's by now, None if the process's end came first: the object
+        is then left for the next one.
         """
         now = self._clock.timestamp()
-        failures = 0
-        while True:
+        for failures in itertools.count(1):
+            wish = 0.0
             try:
                 done = await self._finish_once(order, end, now)
                 if done is not None:
                     return done
-            except ApiError as error:
-                failures += 1
-                if error.status in REFUSED_FOR_GOOD or self._clock.monotonic() >= until():
-                    raise
-                LOG.warning("the final state of %s is not stored yet: %s", order.name, error)
-                pause = self._clock.chance(0.0, min(30.0, 0.5 * 2.0 ** min(failures, 10)))
-                await self._clock.sleep(min(pause, max(0.0, until() - self._clock.monotonic())))
+                why = "somebody else is writing to it"
+            except ClusterError as error:
+                why = str(error)
+                wish = (isinstance(error, ApiError) and error.retry_after_seconds) or 0.0
+            if ending.over:
+                break
+            LOG.warning("the final state of %s is not stored yet: %s", order.name, why)
+            ceiling = min(LONGEST_PAUSE_SECONDS, 0.5 * 2.0 ** min(failures, 10))
+            pause = self._clock.chance(0.0, ceiling)
+            await ending.pause(max(pause, min(wish, LONGEST_WISH_SECONDS)))
+        return None
 
     async def _finish_once(self, order: Order, end: Final, now: str) -> bool | None:
         """Look, then write; None if it must be looked at again."""
@@ -206,8 +232,8 @@ class StatusDesk:
             return False
         if seen.final:
             stored = (seen.phase, seen.snapshot_id) == (end.phase, end.snapshot_id)
-            return stored and self._ours_or_unmarked(seen)
-        if not self._ours_or_unmarked(seen):
+            return stored and self._ours(seen, order)
+        if not self._ours(seen, order):
             return False
         try:
             await self._write(seen, patches.final(seen, end, now), end.phase)
@@ -217,8 +243,15 @@ class StatusDesk:
             raise
         return True
 
-    def _ours_or_unmarked(self, order: Order) -> bool:
-        return order.owner is None or self._us.same(order.owner)
+    def _ours(self, seen: Order, claimed: Order) -> bool:
+        """Tell whether it is our claim that is seen, or what was there before it.
+
+        A store that was restored has forgotten the claim: nobody's mark is there then, or that of
+        the process that we had taken over from.
+        """
+        if seen.owner is None or self._us.same(seen.owner):
+            return True
+        return claimed.owner is not None and claimed.owner.succeeds(seen.owner)
 
     async def _write(self, order: Order, patch: Patch, phase: str) -> Order:
         """Send a patch that sets the phase and make sure that it arrived."""

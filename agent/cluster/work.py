@@ -10,6 +10,7 @@ will go on; a restore begins anew, and its pod waits for that.
 import asyncio
 import contextlib
 import enum
+import itertools
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -21,21 +22,19 @@ from agent.cluster.assignment import Assignment, BackupAssignment, Movers, Outco
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.progress import LEAST_SECONDS, ProgressRule
+from agent.cluster.shutdown import RESERVED_SECONDS, Shutdown
 from agent.cluster.site import HERE, Site
 from agent.cluster.status import Clock, StatusDesk
-from agent.errors import Canceled, ClusterError, PodliftError
+from agent.errors import ApiError, Canceled, ClusterError, PodliftError
 from agent.monitor import Monitor
 
 LOG = logging.getLogger(__name__)
 
-FINAL_SECONDS = 3600.0
-"""How long a final state is tried while the agent runs; an API server may be down for long."""
-
 REFRESH_SECONDS = 60.0
 """How often a Secret is looked at while its credentials are in use, as the kubelet does for mounts."""
 
-RESERVED_SECONDS = 5.0
-"""Kept of the grace time for writing final states (kubernetes.md section 6, practice 10)."""
+PREPARE_SECONDS = 5.0
+"""The longest pause between two tries to begin while the API server is away."""
 
 
 class Result(enum.StrEnum):
@@ -47,35 +46,6 @@ class Result(enum.StrEnum):
     CANCELED = "canceled"
     LOST = "lost"  # the claim went to somebody else, or the object is gone
     LEFT = "left"  # to the next agent, by one that was stopped
-
-
-class Shutdown:
-    """The one deadline of a process that was asked to end."""
-
-    def __init__(self, clock: Clock, grace_seconds: float) -> None:
-        self._clock = clock
-        self._grace_seconds = grace_seconds
-        self._asked_at: float | None = None
-
-    @property
-    def asked(self) -> bool:
-        """Tell whether the end was asked for."""
-        return self._asked_at is not None
-
-    def ask(self) -> None:
-        """Start the grace time; the first call counts."""
-        if self._asked_at is None:
-            self._asked_at = self._clock.monotonic()
-
-    def patience(self) -> float | None:
-        """Return until when work may wind down on the monotonic clock, or None."""
-        if self._asked_at is None:
-            return None
-        return self._asked_at + max(0.0, self._grace_seconds - RESERVED_SECONDS) / 2
-
-    def deadline(self) -> float | None:
-        """Return the end of the grace time on the monotonic clock, or None."""
-        return None if self._asked_at is None else self._asked_at + self._grace_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +82,19 @@ class Work:
         self._leaving = False
         self._moving = False
         self._late = False
+        self._began = bench.clock.monotonic()
+        self._end: Final | None = None
         self.monitor = Monitor()
 
     @property
     def order(self) -> Order:
         """Return the object as it was seen last."""
         return self._order
+
+    @property
+    def end(self) -> Final | None:
+        """Return how it ended, which may not be stored yet; None while it is at work."""
+        return self._end
 
     def stop(self, reason: str) -> None:
         """Ask the work to end as canceled."""
@@ -146,7 +123,7 @@ class Work:
         self._token.cancel(reason)
 
     async def run(self) -> Result:
-        """Work on the claimed object and end it; raises ``ClusterError`` if it cannot be ended."""
+        """Work on the claimed object and end it."""
         end, result = await self._work()
         if self._abandoned:
             LOG.warning("%s: stopped: %s", self._order.name, self._token.reason)
@@ -154,11 +131,11 @@ class Work:
         if self._leaving and result is Result.CANCELED:
             LOG.info("%s: left in progress for the next agent", self._order.name)
             return Result.LEFT
-        began = self._bench.clock.monotonic()
-        shutdown = self._bench.shutdown
-        stored = await self._bench.desk.finish(
-            self._order, end, until=lambda: shutdown.deadline() or began + FINAL_SECONDS
-        )
+        self._end = end
+        stored = await self._bench.desk.finish(self._order, end, self._bench.shutdown)
+        if stored is None:
+            LOG.error("%s: its end is left for the next agent to tell", self._order.name)
+            return Result.LEFT
         LOG.info("%s: %s %s %s", self._order.name, end.phase, end.snapshot_id, end.message)
         return result if stored else Result.LOST
 
@@ -197,43 +174,70 @@ class Work:
         return patches.failed(text), Result.FAILED
 
     async def _prepared(self) -> Assignment:
-        try:
-            return await self._bench.prepare(self._order)
-        except PodliftError:
-            raise
-        except Exception as error:
-            # The edge of a task: a bug in one order must not take the others down.
-            LOG.exception("%s: the preparation broke", self._order.name)
-            raise _internal(error) from error
+        """Prepare, and wait for an API server that is away: it says nothing against the work."""
+        for failures in itertools.count(1):
+            try:
+                return await self._bench.prepare(self._order)
+            except PodliftError as error:
+                if not (isinstance(error, ApiError) and error.passing):
+                    raise
+                LOG.warning("%s: cannot be begun yet: %s", self._order.name, error)
+            except Exception as error:
+                # The edge of a task: a bug in one order must not take the others down.
+                LOG.exception("%s: the preparation broke", self._order.name)
+                raise _internal(error) from error
+            ceiling = min(PREPARE_SECONDS, 0.5 * 2.0 ** min(failures, 10))
+            await self._bench.shutdown.pause(self._bench.clock.chance(0.0, ceiling))
+            self._end_if_late()
+            self._token.check()
+        raise AssertionError("unreachable")
 
     async def _move(self, assignment: Assignment) -> Outcome:
-        rule = ProgressRule()
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
         self._moving = True
-        began = self._bench.clock.monotonic()
-        refresh_at = began + REFRESH_SECONDS
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(self._accompany(assignment))
+            in_time = await self._ended(running)
+            telling.cancel()
+        if not in_time:
+            running.cancel()
+            raise Canceled(self._token.reason)
+        return running.result()
+
+    async def _ended(self, running: asyncio.Future[Outcome]) -> bool:
+        """Wait for the mover; return False if the grace time does not suffice for that."""
         while True:
             done, _ = await asyncio.wait({running}, timeout=self._bench.tick_seconds)
             if done:
-                return running.result()
+                return True
             deadline, patience = self._bench.shutdown.deadline(), self._bench.shutdown.patience()
-            if deadline is not None and patience is not None:
-                now = self._bench.clock.monotonic()
-                if now >= patience:
-                    self.stop(self._token.reason)
-                if now >= deadline - RESERVED_SECONDS:
-                    running.cancel()
-                    raise Canceled(self._token.reason)
-            elif not self._token.canceled:
-                await self._report(rule)
-                self._end_if_late(began)
-                if self._bench.clock.monotonic() >= refresh_at:
-                    await self._refresh(assignment)
-                    refresh_at = self._bench.clock.monotonic() + REFRESH_SECONDS
+            if deadline is None or patience is None:
+                self._end_if_late()
+                continue
+            now = self._bench.clock.monotonic()
+            if now >= patience:
+                self.stop(self._token.reason)
+            if now >= deadline - RESERVED_SECONDS:
+                return False
 
-    def _end_if_late(self, began: float) -> None:
+    async def _accompany(self, assignment: Assignment) -> None:
+        """Report and refresh beside the mover, whose end no slow API server may hold up."""
+        rule = ProgressRule()
+        clock = self._bench.clock
+        refresh_at = clock.monotonic() + REFRESH_SECONDS
+        while True:
+            await asyncio.sleep(self._bench.tick_seconds)
+            if self._token.canceled or self._bench.shutdown.asked:
+                return
+            await self._report(rule)
+            if clock.monotonic() >= refresh_at:
+                await self._refresh(assignment)
+                refresh_at = clock.monotonic() + REFRESH_SECONDS
+
+    def _end_if_late(self) -> None:
         seconds = self._bench.deadline_seconds
-        if self._bench.clock.monotonic() - began > seconds and not self._token.canceled:
+        spent = self._bench.clock.monotonic() - self._began
+        if spent > seconds and not self._token.canceled:
             self._late = True
             self._token.cancel(
                 f"not done within {seconds:g} seconds (--deadline-seconds); what is stored already"

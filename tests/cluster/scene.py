@@ -13,6 +13,7 @@ from agent.cluster import paths
 from agent.cluster.client import Kube, Patience
 from agent.cluster.credentials import KubeconfigCredentials
 from agent.cluster.order import Order, OrderKind, Owner, parse
+from agent.cluster.shutdown import Shutdown
 from agent.cluster.status import Clock, StatusDesk
 from agent.cluster.watch import Collection
 from tests.support.apihandle import ApiServer, Json
@@ -82,6 +83,14 @@ def desk(kube: Kube, server: ApiServer, us: Owner, *, subresource: bool) -> Stat
     quick = Clock(chance=lambda low, high: min(high, 0.02))
     kinds = frozenset(OrderKind) if subresource else frozenset[OrderKind]()
     return StatusDesk(kube, server.namespace, us, kinds, clock=quick)
+
+
+def ending(grace_seconds: float = 60.0, *, asked: bool = False) -> Shutdown:
+    """The end of a process, which nobody has asked for yet."""
+    shutdown = Shutdown(Clock(), grace_seconds)
+    if asked:
+        shutdown.ask()
+    return shutdown
 
 
 def backups_of(server: ApiServer) -> Collection[Order]:

@@ -21,6 +21,7 @@ from tests.cluster.scene import (
     connection,
     create_pvb,
     desk,
+    ending,
     owner,
     pvb_object,
     read_pvb,
@@ -32,10 +33,6 @@ from tests.support.apiservers import StandinServer
 QUICK = Pace(chance=lambda low, high: min(high, 5.0) if low else min(high, 0.02))
 
 NOW = "2026-01-01T00:00:00Z"
-
-
-def never() -> float:
-    return float("inf")
 
 
 @pytest.fixture(params=[False, True], ids=["main", "status"])
@@ -103,7 +100,7 @@ class TestClaim:
             assert await table.claim(seen_as(seen)) is None
             create_pvb(api_server, "again")
             assert await table.claim(seen_as(seen)) is None
-            assert not await table.finish(seen_as(seen), patches.failed("x"), until=never)
+            assert not await table.finish(seen_as(seen), patches.failed("x"), ending())
             assert await table.progress(seen_as(seen), 1, 1) is None
         assert "status" not in read_pvb(api_server, "again")
 
@@ -139,9 +136,9 @@ class TestClaim:
             # Velero has written to the object meanwhile; that must neither fail nor be undone.
             path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch(path, {"metadata": {"labels": {"velero": "was-here"}}})
-            assert await table.finish(reported, end, until=never)
+            assert await table.finish(reported, end, ending())
             # Once more is harmless, and a late report changes nothing.
-            assert await table.finish(reported, end, until=never)
+            assert await table.finish(reported, end, ending())
             late = await table.progress(reported, 100, 41)
             assert late is not None
             assert late.final
@@ -169,7 +166,7 @@ class TestClaim:
             path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch_status(path, {"phase": "Failed", "message": "by Velero"})
             end = patches.completed("ab" * 32, 1, "/p")
-            assert not await table.finish(claimed, end, until=never)
+            assert not await table.finish(claimed, end, ending())
         assert read_pvb(api_server, seen.name)["status"]["message"] == "by Velero"
 
     async def test_a_definition_that_changes_its_subresource_is_noticed(

@@ -55,9 +55,12 @@ class RestoreStage(Stage):
             body["spec"]["repoIdentifier"] = "s3:https://s3.example.org/bucket/velero/restic/app"
         return self.server.create(self.server.path("podvolumerestores"), body)
 
-    def status(self, name: str) -> Json:
+    def object(self, name: str) -> Json:
         plural = "podvolumerestores" if name.startswith("r-") else "podvolumebackups"
-        found: Json = self.server.get(self.server.path(plural, name)).get("status") or {}
+        return self.server.get(self.server.path(plural, name))
+
+    def status(self, name: str) -> Json:
+        found: Json = self.object(name).get("status") or {}
         return found
 
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +21,9 @@ from agent.cluster.order import Order, Owner
 from agent.cluster.patches import Final
 from agent.cluster.restorer import give_back
 from agent.cluster.secrets import PrivateFiles
+from agent.cluster.shutdown import Shutdown
 from agent.cluster.status import Clock, StatusDesk
-from agent.cluster.work import Bench, Result, Shutdown, Work
+from agent.cluster.work import Bench, Result, Work
 from agent.errors import ClusterError, RepositoryLocked
 from agent.monitor import Monitor
 from agent.repository.objects import fresh_iv
@@ -295,8 +296,8 @@ class _Desk:
     def __init__(self) -> None:
         self.ends: list[Final] = []
 
-    async def finish(self, _pvb: Order, end: Final, *, until: Callable[[], float]) -> bool:
-        assert until() > 0
+    async def finish(self, _pvb: Order, end: Final, ending: Shutdown) -> bool:
+        assert not ending.over
         self.ends.append(end)
         return True
 
