@@ -28,6 +28,9 @@ OtherTypes = Literal["fail", "ignore"]
 Compression = Literal["fastest", "default", "better"]
 """How much time compressing may take; the repository knows what that means."""
 
+VerifyStored = Literal["none", "sample", "all"]
+"""Which of the packs that were stored are read back before anything relies on them."""
+
 CACHE_MIB = 2048
 """What a cache may take: the indexes of 20 M blobs, each once by itself and once merged."""
 
@@ -77,6 +80,7 @@ class AgentSettings:
     node_agent_configmap: str = "node-agent-config"
     upload_workers: int = 4
     compression: Compression = "default"
+    verify_stored: VerifyStored = "sample"
     deadline_seconds: float = 48 * 3600.0
     grace_seconds: float = 25.0
     startup_seconds: float = 60.0
@@ -113,6 +117,7 @@ ENVIRONMENT = {
     "node_agent_configmap": "PODLIFT_NODE_AGENT_CONFIGMAP",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
     "compression": "PODLIFT_COMPRESSION",
+    "verify_stored": "PODLIFT_VERIFY_STORED",
     "deadline_seconds": "PODLIFT_DEADLINE_SECONDS",
     "grace_seconds": "PODLIFT_GRACE_SECONDS",
     "startup_seconds": "PODLIFT_STARTUP_SECONDS",
@@ -152,6 +157,7 @@ def agent_settings(
         node_agent_configmap=given.get("node_agent_configmap", defaults.node_agent_configmap),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
         compression=_compression(given),
+        verify_stored=_verify_stored(given),
         deadline_seconds=_seconds(given, "deadline_seconds", defaults.deadline_seconds),
         grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
@@ -277,6 +283,15 @@ def _compression(given: Mapping[str, str]) -> Compression:
             chosen: Compression = choice
             return chosen
     raise UsageError(f"{_said('compression')} must be fastest, default or better, not {text!r}")
+
+
+def _verify_stored(given: Mapping[str, str]) -> VerifyStored:
+    text = given.get("verify_stored", "sample")
+    for choice in get_args(VerifyStored):
+        if text == choice:
+            chosen: VerifyStored = choice
+            return chosen
+    raise UsageError(f"{_said('verify_stored')} must be none, sample or all, not {text!r}")
 
 
 def _is_number(text: str) -> bool:

@@ -25,7 +25,8 @@ The tree says who is at fault and therefore what happens next::
     │   ├── WrongPassword       no key opens with it                              (exit 12)
     │   ├── UnsupportedFormat   a version or polynomial that we cannot serve
     │   ├── MalformedData       bytes that do not decode
-    │   └── DamagedBlob         a sealed blob that does not open to what it names
+    │   ├── DamagedBlob         a sealed blob that does not open to what it names
+    │   └── DamagedPack         a pack that the storage does not keep as it was sent
     └── ClusterError            Kubernetes: an object is missing, wrong or not ours
         └── ApiError            the API server refused, or gave no answer
 
@@ -171,6 +172,21 @@ class MalformedData(RepositoryError):
 
 class DamagedBlob(RepositoryError):
     """A sealed blob does not open, or opens to other bytes than its id promises."""
+
+
+class DamagedPack(RepositoryError):
+    """A pack that was stored does not read as it was sent, ``pack`` in hexadecimal, at ``place``."""
+
+    def __init__(self, pack: str, place: str, damage: str) -> None:
+        super().__init__(
+            f"pack {pack} in {place} is damaged: {damage}. No index names it, so nothing relies on it."
+            " Look for the fault in the storage, in what lies between, and in this machine's memory;"
+            " then run again, which sends what is missing. `podlift check --read-data` shows whether"
+            " older packs suffered, `podlift prune` removes this one"
+        )
+        self.pack = pack
+        self.place = place
+        self.damage = damage
 
 
 class ClusterError(PodliftError):

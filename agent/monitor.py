@@ -40,6 +40,7 @@ class Counters:
     bytes_stored: int = 0  # the same, sealed
     trees: int = 0  # directories that prune and check have looked at
     bytes_uploaded: int = 0  # everything that was sent to the storage and acknowledged
+    bytes_read_back: int = 0  # of them, read again from the storage and compared
 
     @property
     def files(self) -> int:

@@ -268,6 +268,7 @@ def result_json(result: Result) -> str:
         "bytes": now.bytes_done,
         "data_added": now.bytes_added,
         "data_added_packed": now.bytes_stored,
+        "data_read_back": now.bytes_read_back,
         "errors": now.problems,
         "seconds": round(result.seconds, 3),
     }

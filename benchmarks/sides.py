@@ -107,11 +107,15 @@ def _family(pid: int) -> Iterator[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A repository's name, what it takes to reach it, and a folder for the side's own files."""
+    """A repository's name, what it takes to reach it, and a folder for the side's own files.
+
+    ``keeps`` is False where a pack cannot be read again.
+    """
 
     repository: str
     environ: dict[str, str]
     home: Path
+    keeps: bool = True
 
 
 class Podlift:
@@ -130,7 +134,8 @@ class Podlift:
 
     def backup(self, place: Place, volume: Path) -> Cost:
         """Back up the content of ``volume``."""
-        return self._run(place, "backup", str(volume), "--json")
+        readable = () if place.keeps else ("--verify-stored", "none")
+        return self._run(place, "backup", str(volume), "--json", *readable)
 
     def restore(self, place: Place, snapshot: str, target: Path) -> Cost:
         """Restore into ``target``."""

@@ -1,8 +1,8 @@
 """Where repositories are stored in a benchmark, and what arrived there.
 
 ``local`` is a directory. ``sink`` is an S3 server that throws packs away (sink.py): the client's
-own cost, of a full backup only, since nothing can be read again. ``server`` is moto, which keeps
-everything: the whole, of which much is moto's own time. Both servers run in processes of their own.
+own cost, of a full backup only, since nothing can be read again (nor is any pack read back, as it
+usually would be: `--verify-stored none`). ``server`` is moto, which keeps everything: the whole, of which much is moto's own time. Both servers run in processes of their own.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class Served:
         """Return where a new repository goes."""
         home = self._folder / f"{name}-home"
         home.mkdir(parents=True)
-        return Place(f"s3:{self.url}/bench/{name}", KEYS, home)
+        return Place(f"s3:{self.url}/bench/{name}", KEYS, home, keeps=self._log is not None)
 
     def stored(self, name: str) -> int:
         """Return the bytes in all objects of the repository, as the server lists them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.cancel import CancelToken
-from agent.config import Compression
+from agent.config import Compression, VerifyStored
 from agent.monitor import Monitor
 from agent.storage.settings import S3Settings
 
@@ -44,6 +44,7 @@ class BackupAssignment(Assignment):
     tags: dict[str, str]
     reported_path: str
     compression: Compression = "default"
+    verify_stored: VerifyStored = "sample"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

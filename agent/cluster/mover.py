@@ -47,6 +47,7 @@ def move(
             lock_wait_seconds=lock_wait_seconds,
             connections=assignment.storage.workers,
             compression=assignment.compression,
+            verify_stored=assignment.verify_stored,
         )
         result = run_backup(repository, request, monitor, cancel)
     names = tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS])

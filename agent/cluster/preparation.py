@@ -21,7 +21,7 @@ from agent.cluster.places import Places, read_object
 from agent.cluster.secrets import Getter, PrivateFiles, repository_password
 from agent.cluster.site import Site, Where, site_of
 from agent.cluster.watch import Source
-from agent.config import AgentSettings, Compression
+from agent.config import AgentSettings
 from agent.errors import ApiError, ClusterError
 
 
@@ -41,7 +41,7 @@ class Preparation:
         """Return all that is needed to move the volume; raises ``ClusterError``."""
         path, pvc_uid = await self._volume(order)
         place = await self._places.location(order.location)
-        namespace, make = _kind_of_assignment(order, place, path, self._settings.compression)
+        namespace, make = _kind_of_assignment(order, place, path, self._settings)
         prefix = location.repository_prefix(place, order.repo_identifier, namespace)
         files = await self._places.files(place)
         storage = location.s3_settings(place, prefix, files, self._settings.upload_workers)
@@ -119,7 +119,7 @@ class Preparation:
 
 
 def _kind_of_assignment(
-    order: Order, place: Location, path: Path, compression: Compression
+    order: Order, place: Location, path: Path, settings: AgentSettings
 ) -> tuple[str, Callable[..., Assignment]]:
     """Return the namespace whose repository is meant, and what only this kind needs to know."""
     if order.kind is OrderKind.BACKUP:
@@ -128,7 +128,8 @@ def _kind_of_assignment(
             BackupAssignment,
             tags=dict(order.tags),
             reported_path=str(path),
-            compression=compression,
+            compression=settings.compression,
+            verify_stored=settings.verify_stored,
         )
     return order.source_namespace, functools.partial(
         RestoreAssignment,

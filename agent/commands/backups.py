@@ -17,7 +17,7 @@ from agent.access import (
 )
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, PARTIAL
-from agent.config import Compression
+from agent.config import Compression, VerifyStored
 from agent.monitor import Monitor
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
@@ -68,6 +68,13 @@ def init(access: Access) -> int:
     default="default",
     help="How much time compressing may take: better is three times as slow. [default]",
 )
+@click.option(
+    "--verify-stored",
+    type=click.Choice(get_args(VerifyStored)),
+    default="sample",
+    help="Which of the stored packs are read back and compared before anything relies on them: all"
+    " doubles the traffic, a sample is one of 16. [sample]",
+)
 @lock_wait_option
 @json_option
 def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
@@ -94,6 +101,7 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
             excludes=options["excludes"],
             lock_wait_seconds=options["lock_wait_seconds"],
             compression=options["compression"],
+            verify_stored=options["verify_stored"],
         )
         with progress(monitor, "backup", quiet=as_json):
             result = run_backup(repository, request, monitor, cancel)

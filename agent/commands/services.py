@@ -47,6 +47,11 @@ from agent.volume.descriptors import raise_descriptor_limit
 @click.option(
     "--compression", help="fastest, default, or better and three times as slow. [default]"
 )
+@click.option(
+    "--verify-stored",
+    help="Which stored packs are read back before anything relies on them: none, sample, or all,"
+    " which doubles the traffic. [sample]",
+)
 @click.option("--deadline-seconds", help="How long one volume may take before it fails. [172800]")
 @click.option("--grace-seconds", help="From SIGTERM to the end. [25]")
 @click.option("--startup-seconds", help="How long the API server may be away at the start. [60]")

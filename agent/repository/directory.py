@@ -13,7 +13,7 @@ from agent.errors import DamagedBlob, MalformedData, StorageError
 from agent.repository.finding import Advice
 from agent.repository.health import Health, State
 from agent.repository.identity import BlobId, BlobType
-from agent.repository.packreading import of_one_object
+from agent.repository.objects import of_one_object
 from agent.repository.reader import BlobReader
 from agent.repository.tree import check_order, decode_tree
 

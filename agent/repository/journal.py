@@ -5,7 +5,8 @@ in its last minute is in the storage and known to nobody; its lock stays as well
 *before* they are sent, in a file of the node's cache directory. The next run there, of the same
 repository, adopts the packs by reading their headers, and removes the lock. Only files whose process
 is gone are taken over: whoever lives holds a lock (flock) on its own. Losing a journal costs a minute
-of sending again, and a lock that counts for half an hour.
+of sending again, and a lock that counts for half an hour. A pack that was read back and found damaged
+(``readback.py``) is noted too: it is not adopted, unless the same run has mended it.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from agent.repository.identity import ID_SIZE, PackId
 
-_PACK, _LOCK = b"P", b"L"
+_PACK, _DAMAGED, _LOCK = b"P", b"D", b"L"
 _RECORD_SIZE = 1 + ID_SIZE
 _MOST_BYTES = _RECORD_SIZE << 16
 """What is read of a journal at most: it holds a minute's packs and a day's locks."""
@@ -48,6 +49,12 @@ class Journal:
         """Note a pack that is about to be sent."""
         self._note(_PACK + id)
 
+    def damaged(self, id: PackId) -> None:
+        """Note that a pack is not as it was sent; noting it as a ``pack`` again takes that back."""
+        with self._lock:
+            self._open.discard(_PACK + id)
+            self._write(_DAMAGED + id)
+
     def indexed(self, ids: Iterable[PackId]) -> None:
         """Say that an index names these packs."""
         with self._lock:
@@ -65,15 +72,18 @@ class Journal:
     def _note(self, record: bytes) -> None:
         with self._lock:
             self._open.add(record)
-            if self._path is None:
-                return
-            try:
-                if self._descriptor < 0:
-                    self._begin(self._path)
-                os.write(self._descriptor, record)
-            except OSError as error:
-                log.info("no journal is kept: %s", error)
-                self._path = None
+            self._write(record)
+
+    def _write(self, record: bytes) -> None:
+        if self._path is None:
+            return
+        try:
+            if self._descriptor < 0:
+                self._begin(self._path)
+            os.write(self._descriptor, record)
+        except OSError as error:
+            log.info("no journal is kept: %s", error)
+            self._path = None
 
     def _begin(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,16 +114,18 @@ class Inheritance:
 
     def __init__(self, folder: Path | None) -> None:
         self._held: list[tuple[int, Path]] = []
-        records: list[bytes] = []
+        packs: set[PackId] = set()
+        damaged: set[PackId] = set()
+        locks: set[str] = set()
         for path in _journals(folder):
             descriptor = _taken(path)
             if descriptor >= 0:
                 self._held.append((descriptor, path))
-                records += _records(descriptor)
-        self.left = Leftovers(
-            frozenset(PackId(record[1:]) for record in records if record[:1] == _PACK),
-            frozenset(record[1:].hex() for record in records if record[:1] == _LOCK),
-        )
+                records = _records(descriptor)
+                packs.update(PackId(record[1:]) for record in records if record[:1] == _PACK)
+                damaged.update(_damaged(records))
+                locks.update(record[1:].hex() for record in records if record[:1] == _LOCK)
+        self.left = Leftovers(frozenset(packs - damaged), frozenset(locks))
 
     def settle(self) -> None:
         """Remove the journals: all that they say is dealt with."""
@@ -154,3 +166,9 @@ def _records(descriptor: int) -> list[bytes]:
     content = os.pread(descriptor, _MOST_BYTES, 0)
     whole = len(content) // _RECORD_SIZE * _RECORD_SIZE
     return [content[at : at + _RECORD_SIZE] for at in range(0, whole, _RECORD_SIZE)]
+
+
+def _damaged(records: Iterable[bytes]) -> set[PackId]:
+    """Return the packs of which the last thing that one run noted is that they are damaged."""
+    last = {record[1:]: record[:1] for record in records if record[:1] in (_PACK, _DAMAGED)}
+    return {PackId(id) for id, kind in last.items() if kind == _DAMAGED}

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agent.cancel import NEVER, CancelToken
-from agent.errors import MalformedData
+from agent.errors import (
+    AccessDenied,
+    BucketMissing,
+    CredentialsExpired,
+    MalformedData,
+    StorageError,
+    Throttled,
+    Unreachable,
+)
 from agent.repository.crypto import IV_SIZE, Key
 from agent.repository.identity import PackId, is_object_name
 from agent.repository.unpacked import unwrap, wrap
@@ -40,6 +48,15 @@ MOST_JSON_BYTES = {
 A snapshot may name hundreds of thousands of paths. An index file has 50,000 blobs and those of one more
 pack, whose header has room for 400,000, at 150 bytes each.
 """
+
+
+_GENERAL = (AccessDenied, BucketMissing, CredentialsExpired, Throttled, Unreachable)
+"""Errors that say nothing of the object that was asked for."""
+
+
+def of_one_object(error: StorageError) -> bool:
+    """Tell whether an error is the trouble of one object, such as a bad sector, not of all."""
+    return not isinstance(error, _GENERAL)
 
 
 def pack_key(id: PackId) -> str:

@@ -18,22 +18,17 @@ import msgspec
 
 from agent.cancel import CancelToken, Run
 from agent.errors import (
-    AccessDenied,
-    BucketMissing,
-    CredentialsExpired,
     DamagedBlob,
     MalformedData,
     ObjectMissing,
     StorageError,
-    Throttled,
-    Unreachable,
 )
 from agent.monitor import Monitor
 from agent.repository.crypto import Buffer
 from agent.repository.finding import Advice, Finding, damage
 from agent.repository.health import Health
 from agent.repository.identity import PackId
-from agent.repository.objects import Objects, pack_key
+from agent.repository.objects import Objects, of_one_object, pack_key
 from agent.repository.pack import (
     FRAME_BYTES,
     MAX_HEADER_BYTES,
@@ -54,14 +49,6 @@ STEP_BYTES = 8 << 20
 
 HEADER_BYTES = MAX_HEADER_BYTES + FRAME_BYTES
 """How long the end of a pack may be that is no blob."""
-
-_GENERAL = (AccessDenied, BucketMissing, CredentialsExpired, Throttled, Unreachable)
-"""Errors that say nothing of the object that was asked for."""
-
-
-def of_one_object(error: StorageError) -> bool:
-    """Tell whether an error is the trouble of one object, such as a bad sector, not of all."""
-    return not isinstance(error, _GENERAL)
 
 
 class Reading(msgspec.Struct):

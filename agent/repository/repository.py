@@ -314,8 +314,8 @@ class Repository:
             described = in_parallel(lambda id: self._described(id, cancel), sorted(unknown))
             packs = [(id, blobs) for id, blobs in described if blobs]
             if packs:
-                log.info("%s: adopted %d packs of a run that is gone", self.place, len(packs))
-                writer.adopt(packs)
+                adopted = writer.adopt(packs)
+                log.info("%s: adopted %d packs of a run that is gone", self.place, adopted)
             gone.settle()
         finally:
             gone.release()

@@ -16,7 +16,7 @@ from agent.repository.finding import Advice, Finding, Touched
 from agent.repository.health import Health
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.linkidentity import LinkCensus, LinkJudge, Mistaken
-from agent.repository.packreading import of_one_object
+from agent.repository.objects import of_one_object
 from agent.repository.paths import shown
 from agent.repository.reader import BlobReader
 from agent.repository.snapshot import Snapshot

@@ -1,24 +1,28 @@
 """Uploads: full packs on their way to the storage, and the index files that name them.
 
-A pack is named by an index file only after the storage has acknowledged it. A bounded number of
-packs is in flight; who brings one more waits. The first failure is kept and stops everything:
-a repository fault never half-succeeds.
+A pack is named by an index file only after the storage has acknowledged it, and proven by being
+read back if it was chosen for that (``readback.py``). A bounded number of packs is in flight; who
+brings one more waits. The first failure is kept and stops everything: a repository fault never
+half-succeeds.
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import threading
 import time
 from collections.abc import Callable
 
 from agent.cancel import CancelToken, Run, patience
+from agent.config import VerifyStored
 from agent.monitor import Monitor
 from agent.repository.crypto import Key
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import Packs, encode_index
 from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects, fresh_iv, pack_key
-from agent.repository.pack import TARGET_BYTES, PackBuilder
+from agent.repository.pack import TARGET_BYTES, PackBuilder, PackedBlob, packed_size
+from agent.repository.readback import ReadBack
 
 CONNECTIONS = 4
 """Packs in flight: a choice (s3.md section 1); each costs its 16 MiB while it lasts."""
@@ -36,6 +40,14 @@ _KEPT_BYTES = TARGET_BYTES + (2 << 20)
 """The memory of a usual pack is kept for the next one; that of one whose last blob was large is not."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sending:
+    """How packs are sent: ``connections`` at a time, and which of them are read back."""
+
+    connections: int = CONNECTIONS
+    verify_stored: VerifyStored = "sample"
+
+
 class Uploads:
     """Sends packs, and writes an index file when enough of them have arrived."""
 
@@ -45,18 +57,20 @@ class Uploads:
         lock: HeldLock,
         monitor: Monitor,
         cancel: CancelToken,
-        connections: int = CONNECTIONS,
+        how: Sending = Sending(),
     ) -> None:
         self._objects = objects
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
-        self._pool = concurrent.futures.ThreadPoolExecutor(connections, "upload")
-        self._slots = threading.BoundedSemaphore(connections)
+        self._pool = concurrent.futures.ThreadPoolExecutor(how.connections, "upload")
+        self._slots = threading.BoundedSemaphore(how.connections)
+        self._read_back = ReadBack(objects, lock, cancel, how.verify_stored)
         self._state = threading.Lock()
         self._indexing = threading.Lock()
         self._arrived: Packs = []
         self._arrived_blobs = 0
+        self._arrived_proven = False  # whether at least one of them was read back
         self._index_due = time.monotonic() + INDEX_SECONDS
         self._run = Run(cancel)
         self._running: set[concurrent.futures.Future[None]] = set()
@@ -117,14 +131,27 @@ class Uploads:
             self._lock.journal.pack(id)
             self._objects.storage.put(pack_key(id), whole, sha256=digest, cancel=self._cancel)
             self._monitor.add(bytes_uploaded=len(whole))
-        self._note(id, pack)
+            proven = False
+            while not self._note(id, pack.blobs, proven=proven):
+                self._read_back.prove(id, whole)
+                self._monitor.add(bytes_read_back=len(whole))
+                proven = True
+        self._index_if_due(pack)
 
-    def _note(self, id: PackId, pack: PackBuilder) -> None:
+    def _note(self, id: PackId, blobs: list[PackedBlob], *, proven: bool) -> bool:
+        """Let the next index name a pack; return False if it has to be read back before."""
         with self._state:
-            if pack.type is BlobType.DATA and len(pack.body) <= _KEPT_BYTES:
-                self._bodies.append(pack.body)
-            self._arrived.append((id, pack.blobs))
-            self._arrived_blobs += len(pack.blobs)
+            if not proven and self._read_back.wants(id, first=not self._arrived_proven):
+                return False
+            self._arrived.append((id, blobs))
+            self._arrived_blobs += len(blobs)
+            self._arrived_proven |= proven
+        return True
+
+    def _index_if_due(self, sent: PackBuilder) -> None:
+        with self._state:
+            if sent.type is BlobType.DATA and len(sent.body) <= _KEPT_BYTES:
+                self._bodies.append(sent.body)
             due = self._due()
         if due:
             with self._indexing:
@@ -138,6 +165,7 @@ class Uploads:
         """Write the index of all packs that have arrived; one thread at a time."""
         with self._state:
             packs, self._arrived, self._arrived_blobs = self._arrived, [], 0
+            proven, self._arrived_proven = self._arrived_proven, False
             self._index_due = time.monotonic() + INDEX_SECONDS
         if not packs:
             return
@@ -147,17 +175,29 @@ class Uploads:
         except BaseException:
             with self._state:  # ``close`` tries once more
                 self._arrived += packs
+                self._arrived_proven |= proven
             raise
         with self._state:
             self.index_names.add(name)
         self._lock.journal.indexed(id for id, _ in packs)
         self.on_index(packs)
 
-    def adopt(self, packs: Packs) -> None:
-        """Index packs that a run which is gone had sent."""
-        with self._state:
-            self._arrived += packs
+    def adopt(self, packs: Packs) -> int:
+        """Index packs that a run which is gone had sent; return how many: not what is damaged."""
+        adopted = sum(self._pool.map(lambda pack: self._take_over(*pack), packs))
         self._flush_index(self._cancel)
+        return adopted
+
+    def _take_over(self, id: PackId, blobs: list[PackedBlob]) -> bool:
+        proven = False
+        while not self._note(id, blobs, proven=proven):
+            self.check()
+            size = packed_size(blobs)
+            if not self._read_back.kept(id, size):
+                return False
+            self._monitor.add(bytes_read_back=size)
+            proven = True
+        return True
 
     def drain(self) -> None:
         """Wait until all that was sent so far has arrived, and write the index; raise what failed."""

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 
 from agent.cancel import CancelToken
-from agent.config import Compression
+from agent.config import Compression, VerifyStored
 from agent.entry import Entry
 from agent.errors import Canceled, DamagedBlob, RepositoryError, StorageError
 from agent.monitor import Monitor
@@ -35,7 +35,7 @@ from agent.repository.remembered import Directories
 from agent.repository.sealing import Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
-from agent.repository.uploads import CONNECTIONS, Uploads
+from agent.repository.uploads import CONNECTIONS, Sending, Uploads
 from agent.repository.zone import local_zone
 from chunker import Parameters
 
@@ -155,11 +155,13 @@ class WriteOptions:
     """How a run writes: ``connections`` packs are in flight at most, each 16 MiB of memory.
 
     ``parent`` is the id of the snapshot whose directories may be remembered, if there is one.
+    ``verify_stored`` says which packs are read back.
     """
 
     parent: str = ""
     connections: int = CONNECTIONS
     compression: Compression = "default"
+    verify_stored: VerifyStored = "sample"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class Writer:
             session.lock,
             session.monitor,
             session.cancel,
-            session.options.connections,
+            Sending(session.options.connections, session.options.verify_stored),
         )
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed
@@ -249,9 +251,12 @@ class Writer:
         json = encode_snapshot(snapshot, local_zone)
         return self._session.objects.save(Folder.SNAPSHOTS, json)
 
-    def adopt(self, packs: Packs) -> None:
-        """Take over packs that are stored and in no index; durable when this returns."""
-        self._uploads.adopt(packs)
+    def adopt(self, packs: Packs) -> int:
+        """Take over packs that are stored and in no index, but those found damaged; return how many.
+
+        Durable when this returns.
+        """
+        return self._uploads.adopt(packs)
 
     def remove_checkpoints(self, ids: Sequence[str]) -> None:
         """Remove checkpoints that are of no more use; one that stays fails nothing."""

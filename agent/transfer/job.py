@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent import __version__
 from agent.cancel import CancelToken
-from agent.config import Compression
+from agent.config import Compression, VerifyStored
 from agent.errors import MalformedData
 from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
@@ -36,7 +36,7 @@ class Request:
 
     ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
     snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks,
-    ``connections`` how many packs are sent at a time.
+    ``connections`` how many packs are sent at a time, ``verify_stored`` which are read back.
     """
 
     path: str
@@ -48,6 +48,7 @@ class Request:
     lock_wait_seconds: float = 0
     connections: int = CONNECTIONS
     compression: Compression = "default"
+    verify_stored: VerifyStored = "sample"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,10 +86,7 @@ def run_backup(
         snapshots = _snapshots(repository, cancel)
         parent = request.choose_parent(snapshots, started_ns)
         source = Source(volume, exclude, parent.tree if parent is not None else None)
-        options = WriteOptions(
-            parent.id if parent is not None else "", request.connections, request.compression
-        )
-        with repository.writing(lock, monitor, cancel, options) as writer:
+        with repository.writing(lock, monitor, cancel, _options(request, parent)) as writer:
 
             def described(tree: bytes) -> Snapshot:
                 summary = summary_of(monitor.counters, started_ns)
@@ -103,6 +101,15 @@ def run_backup(
         parent.id if parent is not None else "",
         monitor.counters,
         (time.time_ns() - started_ns) / 1e9,
+    )
+
+
+def _options(request: Request, parent: Snapshot | None) -> WriteOptions:
+    return WriteOptions(
+        parent.id if parent is not None else "",
+        request.connections,
+        request.compression,
+        request.verify_stored,
     )
 
 

@@ -207,18 +207,28 @@ class TestBackup:
             "bytes",
             "data_added",
             "data_added_packed",
+            "data_read_back",
             "errors",
             "seconds",
         ]
         assert (result["files"], result["bytes"], result["errors"]) == (2, 7005, 0)
         assert result["data_added"] > 7005  # trees too
         assert 0 < result["data_added_packed"] < result["data_added"]
+        assert result["data_read_back"] > 0
         assert 0 < result["seconds"] < 60
         listed = json.loads(restic.run(str(repo), "snapshots", "--json", password=PASSWORD).stdout)
         assert [s["id"] for s in listed] == [result["snapshot_id"]]
         assert (listed[0]["hostname"], listed[0]["tags"]) == ("me", ["k=v"])
         assert listed[0]["paths"] == [str(source)]
         restic.run(str(repo), "check", "--read-data", password=PASSWORD)
+
+    @pytest.mark.parametrize("how", ["none", "all"])
+    def test_what_was_stored_is_read_back_as_asked(
+        self, podlift: Run, repo: Path, source: Path, how: str
+    ) -> None:
+        done = podlift("backup", source, "--repo", repo, "--json", "--verify-stored", how)
+        packs = sum(path.stat().st_size for path in (repo / "data").rglob("*") if path.is_file())
+        assert done.json["data_read_back"] == (packs if how == "all" else 0)
 
     def test_a_person_gets_a_sentence(self, podlift: Run, repo: Path, source: Path) -> None:
         done = podlift("-v", "backup", source, "--repo", repo)

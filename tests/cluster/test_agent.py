@@ -111,7 +111,7 @@ async def agent_on(stage: Stage, mover: FakeMover, **changes: Any) -> AsyncItera
 
 async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeMover) -> None:
     stage.pvb("b-1")
-    async with agent_on(stage, mover) as running:
+    async with agent_on(stage, mover, verify_stored="all") as running:
         status = await stage.ended("b-1")
         assert await until(lambda: running.ask("readyz")[0] == 200, "readiness")
         assert (await asyncio.to_thread(running.ask, "healthz"))[0] == 200
@@ -130,6 +130,7 @@ async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeM
     assert assignment.repository == "s3:https://s3.example.org/bucket/velero/restic/app"
     assert assignment.storage.prefix == "velero/restic/app"
     assert assignment.tags == {"backup": "nightly", "ns": "app"}
+    assert assignment.verify_stored == "all"
     assert assignment.storage.credentials_file is not None
     check_private(Path(assignment.storage.credentials_file))
     assert "pass" not in repr(assignment)

@@ -50,6 +50,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_CONCURRENCY": "3",
         "PODLIFT_UPLOAD_WORKERS": "5",
         "PODLIFT_COMPRESSION": "better",
+        "PODLIFT_VERIFY_STORED": "all",
         "PODLIFT_DEADLINE_SECONDS": "77",
         "PODLIFT_GRACE_SECONDS": "9.5",
         "PODLIFT_STARTUP_SECONDS": "1",
@@ -65,6 +66,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.uploader_types == {"restic", "kopia"}
     assert settings.other_uploader_types == "ignore"
     assert settings.compression == "better"
+    assert settings.verify_stored == "all"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
     assert settings.node_agent_configmap == "mine"
     assert settings.deadline_seconds == 77
@@ -88,6 +90,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("concurrency", "9" * 5000),
         ("upload_workers", "-1"),
         ("compression", "best"),
+        ("verify_stored", "some"),
         ("grace_seconds", "0"),
         ("grace_seconds", "soon"),
         ("startup_seconds", "inf"),

@@ -1,10 +1,12 @@
-"""Trees, snapshots and packs that no writer of ours makes, stored by the library."""
+"""Trees, snapshots and packs that no writer of ours makes, and a storage that keeps other bytes."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
 from agent.repository.check import check
 from agent.repository.finding import Finding
@@ -15,7 +17,49 @@ from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.times import utc
 from agent.repository.tree import encode_tree
+from agent.storage.contract import Buffer
+from agent.storage.memory import MemoryStorage
 from tests.repository.mess import DAY_NS, FIRST_DAY_NS, directory_entry, file_entry, plant
+
+
+class Careless(MemoryStorage):
+    """Acknowledges every pack, and keeps of the first ones that it is sent what ``keep`` returns.
+
+    ``keep`` gets the bytes of a pack, and returns what is kept of them, None for nothing. Each pack
+    counts as often as it is sent; ``reads`` are the ranges of packs that were asked for.
+    """
+
+    def __init__(self, keep: Callable[[bytes], bytes | None], first: int = 1) -> None:
+        super().__init__("careless")
+        self._keep = keep
+        self._counting = threading.Lock()
+        self.left = first
+        self.spoilt: list[str] = []
+        self.reads: list[tuple[str, int]] = []
+
+    def put(
+        self, key: str, body: Buffer, *, sha256: bytes | None = None, cancel: CancelToken = NEVER
+    ) -> None:
+        kept: bytes | None = bytes(body)
+        with self._counting:
+            if key.startswith("data/") and self.left:
+                self.left -= 1
+                self.spoilt.append(key)
+                kept = self._keep(bytes(body))
+        if kept is not None:
+            super().put(key, kept, cancel=cancel)
+
+    def get_range(
+        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+    ) -> bytes:
+        if key.startswith("data/"):
+            self.reads.append((key, length))
+        return super().get_range(key, offset, length, cancel=cancel)
+
+
+def flipped(body: bytes) -> bytes:
+    """Return a pack with one bit of a blob turned: its size and its header are as they were."""
+    return bytes([body[0] ^ 1]) + body[1:]
 
 
 def node(entry: Entry) -> bytes:

@@ -233,6 +233,7 @@ class TestReading:
         self, repository: Repository, storage: Flaky
     ) -> None:
         monitor = Monitor()
+        storage.read.clear()  # what the writer has read back
         assert list(check(repository, read_data=True, monitor=monitor)) == []
         size = storage.size(self.key)
         read = [length for key, length in storage.read if key == self.key]
