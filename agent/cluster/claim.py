@@ -125,6 +125,11 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Take Velero's finalizer off what has ended, so that its deletion can go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskOwner:
     """Look the owner's pod up, then decide again."""
 
@@ -134,7 +139,9 @@ class AskPod:
     """Look up the pod that is to be restored, then decide again."""
 
 
-Decision = Ignore | Wait | Claim | FailAtOnce | FailOrphan | Cancel | Abandon | AskOwner | AskPod
+Decision = (
+    Ignore | Wait | Claim | FailAtOnce | FailOrphan | Cancel | Abandon | Release | AskOwner | AskPod
+)
 _Rule = Callable[[Order, Policy, Site], Decision]
 
 
@@ -145,6 +152,8 @@ def decide(order: Order, us: Owner, policy: Policy, view: View) -> Decision:
         if _is_from_before(order, us):
             return Ignore("it is seen as it was before our claim")
         return _WORKING[standing(order), hold(order, us, view)](order, policy, site)
+    if order.detained:
+        return Release()  # anybody may, see the controller
     if site.where is Where.ELSEWHERE:
         return Ignore(site.reason)
     if site.where is Where.ASK and not order.final:

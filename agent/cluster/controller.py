@@ -17,7 +17,7 @@ from agent.cluster.ended import EndedTable
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.pods import PodTable
-from agent.cluster.site import HERE, Site
+from agent.cluster.site import HERE, Site, Where
 from agent.cluster.work import Bench, Result, Work
 from agent.errors import ClusterError
 from agent.server import Metrics, OrderMetrics
@@ -26,6 +26,10 @@ LOG = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 15.0
 """After a failed request, and between two looks at another owner's pod."""
+
+STRANGER_SECONDS = (60.0, 180.0)
+"""How long an object of no living node, such as a copy from another cluster, may be held up in its
+deletion before anybody releases it."""
 
 
 class KindSink:
@@ -86,7 +90,9 @@ class Controller:
             with self._guarded(order):
                 work.observe(order, self._site(order))
         theirs = order.kind is OrderKind.BACKUP and order.node != self._bench.us.node
-        if theirs or order.final:
+        if order.detained:
+            self._detained(order, theirs)
+        elif theirs or order.final:
             self._drop(order.uid)
         else:
             self._known[order.uid] = order
@@ -95,6 +101,17 @@ class Controller:
             elif order.uid not in self._not_before:
                 self._later(order.uid)  # late events are over by then
         self._wake.set()
+
+    def _detained(self, order: Order, theirs: bool) -> None:
+        """Have an object that has ended released: at once if it is ours, else by one of many."""
+        self._known[order.uid] = order
+        if theirs or self._site(order).where in (Where.ELSEWHERE, Where.ASK):
+            if order.uid not in self._not_before:
+                clock = self._bench.clock
+                due = clock.monotonic() + clock.chance(*STRANGER_SECONDS)
+                self._not_before[order.uid] = due
+        else:
+            self._not_before.pop(order.uid, None)
 
     def deleted(self, order: Order) -> None:
         """Take a deletion; work on the object is stopped."""
@@ -173,7 +190,7 @@ class Controller:
         return claim.decide(order, self._bench.us, self._policy, view)
 
     def _act(self, order: Order, tasks: asyncio.TaskGroup) -> None:
-        if order.uid in self._ended:
+        if order.uid in self._ended and not order.final:
             self._start(tasks, order, self._end_again(order), "end again")
             return
         decision = self._decide(order)
@@ -181,6 +198,8 @@ class Controller:
             self._begin(order, tasks)
         elif isinstance(decision, claim.FailAtOnce | claim.FailOrphan):
             self._start(tasks, order, self._refuse(order, decision.message), "refuse")
+        elif isinstance(decision, claim.Release):
+            self._start(tasks, order, self._release(order), "release")
         elif isinstance(decision, claim.AskOwner):
             self._start(tasks, order, self._look_up(order), "owner of")
         elif isinstance(decision, claim.AskPod):
@@ -279,11 +298,21 @@ class Controller:
         else:
             await self._read_again(order)
 
+    async def _release(self, order: Order) -> None:
+        if await self._bench.desk.release(order):
+            LOG.info("%s: Velero's finalizer is off, its deletion goes on", order.name)
+            self._drop(order.uid)
+        else:
+            await self._read_again(order)
+
     async def _end_again(self, order: Order) -> None:
         """Look whether what had ended is unfinished indeed, and if so, end it as before."""
         seen = await self._bench.desk.read(order)
-        if seen is None or seen.uid != order.uid or seen.final:
+        if seen is None or seen.uid != order.uid:
             self._drop(order.uid)
+            return
+        if seen.final:
+            self.changed(seen)
             return
         ended = self._ended.take(order.uid)
         if ended is not None and ended.end is not None:
@@ -312,7 +341,9 @@ class Controller:
     def _close(self, order: Order, end: Final | None) -> None:
         """Expect nothing more of an object, whatever late events say."""
         self._ended.add(order, end)
-        self._drop(order.uid)
+        known = self._known.get(order.uid)
+        if known is None or not known.final:  # one that is final is seen as it ended, and detained
+            self._drop(order.uid)
 
     def _later(self, uid: str) -> None:
         self._not_before[uid] = self._bench.clock.monotonic() + AGAIN_SECONDS

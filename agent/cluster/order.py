@@ -19,6 +19,9 @@ OWNER = "podlift.io/owner"
 
 PVC_UID_LABEL = "velero.io/pvc-uid"
 
+FINALIZER = "velero.io/pod-volume-finalizer"
+"""What Velero 1.17 and newer puts on each object, and its own node agent takes off at the end."""
+
 T = TypeVar("T")
 
 NEW_PHASES = frozenset({"", "New"})
@@ -95,6 +98,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     resource_version: str = ""
     created: str = ""
     deleting: bool = False
+    finalizers: tuple[str, ...] = ()
     owner: Owner | None = None
     node: str = ""
     pod_name: str = ""
@@ -122,6 +126,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in FINAL_PHASES
 
     @property
+    def detained(self) -> bool:
+        """Tell whether it has ended and is being deleted, but still carries Velero's finalizer."""
+        return self.final and self.deleting and FINALIZER in self.finalizers
+
+    @property
     def pod(self) -> str:
         """Return the pod in words."""
         return f"pod {self.pod_namespace}/{self.pod_name}"
@@ -141,6 +150,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
     deletion_timestamp: str | None = None
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    finalizers: list[str] | None = None
     owner_references: list[_OwnerReference] | None = None
 
 
@@ -213,6 +223,7 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         resource_version=metadata.resource_version,
         created=metadata.creation_timestamp or "",
         deleting=metadata.deletion_timestamp is not None,
+        finalizers=tuple(metadata.finalizers or ()),
         owner=_owner(metadata),
         node=spec.node,
         pod_name=spec.pod.name,
@@ -283,6 +294,7 @@ def _sketch(kind: OrderKind, body: bytes | msgspec.Raw, reason: str) -> Order:
         uid=metadata.uid,
         resource_version=metadata.resource_version,
         deleting=metadata.deletion_timestamp is not None,
+        finalizers=tuple(metadata.finalizers or ()),
         owner=_owner(metadata),
         node=node,
         pod_name=pod.name,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.cluster.order import OWNER, RUNNING_PHASE, Order, Owner, owner_text
+from agent.cluster.order import FINALIZER, OWNER, RUNNING_PHASE, Order, Owner, owner_text
 
 Patch = Mapping[str, Any]
 
@@ -80,6 +80,12 @@ def start(order: Order, now: str) -> Patch:
 def claim(order: Order, us: Owner, now: str) -> Patch:
     """Write mark and phase together (the whole claim on the main resource)."""
     return {**owner(order, us, now), "status": _started(order, now)}
+
+
+def release(order: Order) -> Patch:
+    """Take Velero's finalizer off, and leave those of others."""
+    others = [each for each in order.finalizers if each != FINALIZER]
+    return {"metadata": {**_seen(order), "finalizers": others}}
 
 
 def progress(order: Order, total_bytes: int, done_bytes: int) -> Patch:

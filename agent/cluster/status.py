@@ -198,6 +198,19 @@ class StatusDesk:
             return False
         return True
 
+    async def release(self, order: Order) -> bool:
+        """Let the deletion of an object that has ended go on, if it is as it was seen.
+
+        Returns whether Velero's finalizer is off; raises ``ApiError``.
+        """
+        try:
+            await self._api.patch(self._path(order), patches.release(order))
+        except ApiError as error:
+            if error.status not in (CONFLICT, GONE, 0):
+                raise
+            return False
+        return True
+
     async def finish(self, order: Order, end: Final, ending: Ending) -> bool | None:
         """Write the final state of our own claim, again and again until it is stored.
 

@@ -16,12 +16,13 @@ from agent.cluster.claim import (
     Hold,
     Ignore,
     Policy,
+    Release,
     Standing,
     View,
     Wait,
     decide,
 )
-from agent.cluster.order import Order, OrderKind, Owner
+from agent.cluster.order import FINALIZER, Order, OrderKind, Owner
 from agent.cluster.site import HERE, Site, Where
 
 US = Owner(node="n1", pod="agent-b", pod_uid="pod-2", attempt="second")
@@ -76,6 +77,11 @@ DEAD = View(owner_alive=False)
         (but(phase="Completed"), IDLE, Ignore),
         (but(phase="Failed", owner=OTHER), IDLE, Ignore),
         (but(phase="Canceled"), IDLE, Ignore),
+        (but(phase="Completed", deleting=True), IDLE, Ignore),
+        (but(phase="Completed", deleting=True, finalizers=("x", FINALIZER)), IDLE, Release),
+        (but(phase="Failed", deleting=True, finalizers=(FINALIZER,), node="n2"), IDLE, Release),
+        (but(phase="Failed", finalizers=(FINALIZER,)), IDLE, Ignore),
+        (but(phase="InProgress", deleting=True, finalizers=(FINALIZER,), owner=US), HELD, Cancel),
         (but(phase="Prepared"), IDLE, Ignore),
         (but(phase="Canceling", cancel=True), IDLE, Ignore),
         # New with a mark: somebody was between the two halves of a claim.

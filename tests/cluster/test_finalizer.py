@@ -1,0 +1,128 @@
+"""Velero's finalizer holds no object up: what is deleted ends first, and then goes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cluster import controller
+from tests.cluster.scene import until
+from tests.cluster.test_agent import FakeMover, agent_on
+from tests.cluster.test_restores import RUNNING, RestoreStage, ready
+from tests.support.apihandle import ApiServer, Json
+from tests.support.apiservers import StandinServer
+
+FINALIZER = "velero.io/pod-volume-finalizer"
+OTHER = "example.org/other"
+
+
+class HeldStage(RestoreStage):
+    """The stage whose objects carry finalizers, as Velero 1.17 leaves them."""
+
+    def held(self, name: str, *finalizers: str, **changes: Any) -> str:
+        """Create an order with finalizers and return its path."""
+        restore = name.startswith("r-")
+        (self.pvr if restore else self.pvb)(name, **changes)
+        path = self.server.path("podvolumerestores" if restore else "podvolumebackups", name)
+        self.server.patch(path, {"metadata": {"finalizers": list(finalizers or (FINALIZER,))}})
+        return path
+
+    def gone(self, path: str) -> bool:
+        return self.server.request("GET", path).status == 404
+
+
+@pytest.fixture
+def stage(api_server: ApiServer, tmp_path: Path) -> HeldStage:
+    return HeldStage(api_server, tmp_path)
+
+
+@pytest.fixture
+def mover() -> FakeMover:
+    return FakeMover()
+
+
+def phases_until_gone(server: ApiServer, path: str) -> list[Json]:
+    """Return every status of an object from now to its deletion."""
+    collection, _, name = path.rpartition("/")
+    seen: list[Json] = []
+    with server.watch(collection, timeout_seconds=30.0) as watch:
+        server.delete(path)
+        while event := watch.event():
+            if event["object"]["metadata"]["name"] == name:
+                seen.append(event["object"].get("status") or {})
+                if event["type"] == "DELETED":
+                    break
+    return seen
+
+
+async def test_what_runs_or_waits_is_canceled_before_it_goes(
+    stage: HeldStage, mover: FakeMover
+) -> None:
+    mover.go_on.clear()
+    stage.helper_is(RUNNING)
+    running, waiting = stage.held("b-1"), stage.held("b-2")
+    restoring = stage.held("r-1")
+    async with agent_on(stage, mover, concurrency=2):
+        await until(lambda: mover.running == 2, "both movers")
+        first = {each.name for each in mover.assignments}
+        for path in (waiting, running, restoring):
+            seen = await asyncio.to_thread(phases_until_gone, stage.server, path)
+            kind = "PodVolumeRestore" if path == restoring else "PodVolumeBackup"
+            began = " before the backup began" if path.rsplit("/", 1)[1] not in first else ""
+            assert seen[-1]["phase"] == "Failed"
+            assert seen[-1]["message"].startswith(f"canceled: the {kind} is being deleted{began}")
+        await until(lambda: mover.running == 0, "the movers' end")
+    assert len(mover.assignments) == 2
+
+
+async def test_what_has_ended_goes_and_finalizers_of_others_stay(
+    stage: HeldStage, mover: FakeMover
+) -> None:
+    stage.helper_is(RUNNING)
+    kept = stage.held("b-kept", FINALIZER, OTHER)
+    paths = [stage.held("b-1"), stage.held("r-1")]
+    async with agent_on(stage, mover, concurrency=3):
+        for name in ("b-kept", "b-1", "r-1"):
+            await stage.ended(name)
+        for path in (kept, *paths):
+            stage.server.delete(path)
+        for path in paths:
+            await until(lambda path=path: stage.gone(path), "the deletion")
+        await until(lambda: stage.server.get(kept)["metadata"]["finalizers"] == [OTHER], "the rest")
+    stage.server.patch(kept, {"metadata": {"finalizers": None}})
+    assert stage.gone(kept)
+
+
+async def test_copies_that_are_of_no_node_here_are_released_by_anybody(
+    stage: HeldStage, mover: FakeMover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that Velero has synced from another cluster name nodes and pods of that one."""
+    monkeypatch.setattr(controller, "STRANGER_SECONDS", (0.0, 0.0))
+    pod = {"name": "far", "namespace": "app", "uid": "far"}
+    copies = [stage.held("b-copy", node="far"), stage.held("r-copy", pod=pod)]
+    unended = stage.held("b-theirs", node="far")
+    for path in copies:
+        stage.server.patch_status(path, {"phase": "Completed"})
+    for path in (unended, *copies):
+        stage.server.delete(path)
+    async with agent_on(stage, mover):
+        for path in copies:
+            await until(lambda path=path: stage.gone(path), "the deletion")
+    assert stage.server.get(unended)["metadata"]["finalizers"] == [FINALIZER]
+    assert "status" not in stage.server.get(unended)
+
+
+async def test_an_object_of_another_node_is_left_to_its_own_agent_for_a_while(
+    standin: StandinServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = HeldStage(standin, tmp_path)
+    theirs, ours = stage.held("b-theirs", node="far"), stage.held("b-ours")
+    for path in (theirs, ours):
+        stage.server.patch_status(path, {"phase": "Completed"})
+        stage.server.delete(path)
+    standin.faults.html_error(409, 1, method="PATCH")  # somebody was quicker
+    async with agent_on(stage, mover) as running:
+        await ready(running)
+        await until(lambda: stage.gone(ours), "the deletion")
+    assert not stage.gone(theirs)
