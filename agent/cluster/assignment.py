@@ -54,12 +54,15 @@ class RestoreAssignment(Assignment):
     ``snapshot_id`` may be the beginning of an id. ``done_name`` is what the file is called that
     tells the pod's init container of the end. ``read_only``: nothing may be written to the
     location, not even a lock. ``elsewhere`` says where a snapshot of another format would be.
+    ``resumed``: a process that is gone had begun it, and reported a size of ``reported_bytes``.
     """
 
     snapshot_id: str
     done_name: str
     read_only: bool
     elsewhere: str
+    resumed: bool = False
+    reported_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

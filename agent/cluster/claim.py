@@ -15,6 +15,7 @@ agents cannot chase each other. Whether an owner lives is asked of its pod, not 
 What a dead owner left running is claimed again: a backup goes on from the last checkpoint and from
 what is stored, and a restore that begins anew comes to the same end, for which its pod waits. That is
 safe while the init container still waits, for then nobody has written to the volume but a restore.
+A restore whose pod was let go meanwhile had come to its end, and only that is told.
 What was left running too often is ended, since it may be what ends the agent.
 """
 
@@ -111,6 +112,11 @@ class FailOrphan:
 
 
 @dataclass(frozen=True, slots=True)
+class CompleteOrphan:
+    """End as Completed what a process that is gone had done, but not told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Stop our own work and end it as Failed."""
 
@@ -140,7 +146,17 @@ class AskPod:
 
 
 Decision = (
-    Ignore | Wait | Claim | FailAtOnce | FailOrphan | Cancel | Abandon | Release | AskOwner | AskPod
+    Ignore
+    | Wait
+    | Claim
+    | FailAtOnce
+    | FailOrphan
+    | CompleteOrphan
+    | Cancel
+    | Abandon
+    | Release
+    | AskOwner
+    | AskPod
 )
 _Rule = Callable[[Order, Policy, Site], Decision]
 
@@ -269,6 +285,8 @@ def _at_site(site: Site) -> Decision:
 
 
 def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
+    if site.where is Where.DONE:
+        return CompleteOrphan()  # nobody can cancel that any more
     if reason := stop_reason(order):
         return FailOrphan(f"canceled: {reason} while the agent was being restarted")
     if order.owner is not None and len(order.owner.earlier) + 1 >= MOST_ATTEMPTS:
@@ -279,8 +297,8 @@ def _orphan(order: Order, _policy: Policy, site: Site) -> Decision:
         return Wait(site.reason)
     return FailOrphan(
         "the agent was restarted while this volume was restored, and it cannot be begun again: "
-        f"{site.reason}. If the pod has started, the restore was complete and only the word of "
-        "it was lost: look at the volume. Otherwise restore it again"
+        f"{site.reason}. If the pod has been started, the restore was complete and only the word "
+        "of it was lost: look at the volume. Otherwise restore it again"
     )
 
 
@@ -311,7 +329,7 @@ def _ignore(reason: str) -> _Rule:
 def _carry_on(order: Order, _policy: Policy, site: Site) -> Decision:
     if reason := stop_reason(order):
         return Cancel(reason)
-    if site.where is Where.LOST:
+    if site.where in (Where.LOST, Where.DONE):
         return Cancel(site.reason)
     return Ignore("we are working on it")
 

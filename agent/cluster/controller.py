@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Coroutine, Iterator, Sequence
 
-from agent.cluster import claim
+from agent.cluster import claim, patches
 from agent.cluster.ended import EndedTable
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
@@ -197,7 +197,11 @@ class Controller:
         if isinstance(decision, claim.Claim):
             self._begin(order, tasks)
         elif isinstance(decision, claim.FailAtOnce | claim.FailOrphan):
-            self._start(tasks, order, self._refuse(order, decision.message), "refuse")
+            end = patches.failed(decision.message)
+            self._start(tasks, order, self._settle(order, end, "refused"), "refuse")
+        elif isinstance(decision, claim.CompleteOrphan):
+            end = patches.restored_before(order)
+            self._start(tasks, order, self._settle(order, end, Result.COMPLETED), "complete")
         elif isinstance(decision, claim.Release):
             self._start(tasks, order, self._release(order), "release")
         elif isinstance(decision, claim.AskOwner):
@@ -290,10 +294,10 @@ class Controller:
         elif result is not Result.LEFT:
             self._close(work.order, work.end)
 
-    async def _refuse(self, order: Order, message: str) -> None:
-        if await self._bench.desk.refuse(order, message):
-            LOG.warning("%s: Failed: %s", order.name, message)
-            self._counts(order).ended.labels("refused").inc()
+    async def _settle(self, order: Order, end: Final, result: str) -> None:
+        if await self._bench.desk.settle(order, end):
+            LOG.warning("%s: %s: %s", order.name, end.phase, end.message)
+            self._counts(order).ended.labels(result).inc()
             self._close(order, None)
         else:
             await self._read_again(order)

@@ -118,12 +118,18 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     started: str = ""
     snapshot_id: str = ""
     message: str = ""
+    total_bytes: int = 0
     defect: str = ""
 
     @property
     def final(self) -> bool:
         """Tell whether nobody will work on it any more."""
         return self.phase in FINAL_PHASES
+
+    @property
+    def resumed(self) -> bool:
+        """Tell whether its owner has taken it over from a process that had begun it."""
+        return self.owner is not None and bool(self.owner.earlier)
 
     @property
     def detained(self) -> bool:
@@ -173,11 +179,16 @@ class _Spec(msgspec.Struct, rename="camel"):
     cancel: bool | None = None
 
 
+class _Progress(msgspec.Struct, rename="camel"):
+    total_bytes: int = 0
+
+
 class _Status(msgspec.Struct, rename="camel"):
     phase: str | None = None
     message: str | None = None
     start_timestamp: str | None = None
     snapshot_id: str | None = msgspec.field(default=None, name="snapshotID")
+    progress: _Progress | None = None
 
 
 class _Whole(msgspec.Struct):
@@ -243,6 +254,7 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         started=status.start_timestamp or "",
         snapshot_id=status.snapshot_id or "",
         message=status.message or "",
+        total_bytes=(status.progress or _Progress()).total_bytes,
         defect=_missing(kind, spec, restore_uid),
     )
 

@@ -21,6 +21,8 @@ MESSAGE_LIMIT = 4096
 
 NAMED_PROBLEMS = 10
 
+RESTORED_BEFORE = "restored by an agent that ended before it could say so: its pod was told that the data are there"
+
 
 @dataclass(frozen=True, slots=True)
 class Final:
@@ -41,6 +43,11 @@ def completed(snapshot_id: str, size_bytes: int, path: str, message: str = "") -
 def restored(size_bytes: int, message: str = "") -> Final:
     """Describe a volume that was given back; ``message`` tells of partial problems."""
     return Final("Completed", message, size_bytes=size_bytes)
+
+
+def restored_before(order: Order) -> Final:
+    """Describe a volume that was given back by a process which ended before it could say so."""
+    return restored(order.total_bytes, RESTORED_BEFORE)
 
 
 def failed(message: str) -> Final:

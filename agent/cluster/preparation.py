@@ -137,6 +137,8 @@ def _kind_of_assignment(
         done_name=order.restore_uid,
         read_only=place.read_only,
         elsewhere=elsewhere(order),
+        resumed=order.resumed,
+        reported_bytes=order.total_bytes,
     )
 
 

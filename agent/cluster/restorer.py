@@ -2,7 +2,9 @@
 
 The mover's other half. Its rule is the order of the end: everything is written, then it is on the
 disk, then the pod is told; and the pod is told only if nothing was left out but metadata or single
-entries, which are named. Until then a stop leaves a volume that a restore can begin anew.
+entries, which are named. Until then a stop leaves a volume that a restore can begin anew. After
+that nothing may be written into it, also not by whoever takes over from a process that was killed
+between the done file and the status: the file is found, and only the status is missing.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Outcome, RestoreAssignment
 from agent.cluster.mover import LOCK_WAIT_SECONDS, NAMED_PROBLEMS
+from agent.cluster.patches import RESTORED_BEFORE
 from agent.config import CacheDir
 from agent.errors import ClusterError, NoRepository, UsageError
 from agent.monitor import Monitor
@@ -43,6 +46,8 @@ def give_back(
         Handover.open(path, cancel) as handover,
         contextlib.closing(open_s3(assignment.storage)) as storage,
     ):
+        if assignment.resumed and handover.finished(assignment.done_name):
+            return Outcome(size_bytes=assignment.reported_bytes, message=RESTORED_BEFORE)
         try:
             repository = open_repository(storage, assignment.password, cache=cache, cancel=cancel)
         except NoRepository as error:

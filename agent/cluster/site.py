@@ -3,7 +3,8 @@
 A backup names its node. A restore names a pod only: its volume may be written while the pod's
 init container ``restore-wait``, which Velero puts there to hold the others back, is running;
 before that the volume may not be mounted, and after that it belongs to the pod, so writing into
-it would destroy what the pod has written since (velero.md section 7).
+it would destroy what the pod has written since (velero.md section 7). It ends well only when it has
+found the done file in each of the pod's volumes.
 """
 
 import enum
@@ -22,6 +23,7 @@ class Where(enum.Enum):
     WAITING = "waiting"  # not yet, but it may become so
     ELSEWHERE = "elsewhere"  # another node's
     LOST = "lost"  # it will never be possible again
+    DONE = "done"  # the pod was let go: every volume of it had been restored in full
     ASK = "ask"  # the pod has to be looked up first
 
 
@@ -45,11 +47,14 @@ def site_of(pod: Pod, uid: str, node: str) -> Site:
         return Site(Where.WAITING, f"{name} is not scheduled to a node yet")
     if pod.spec.node_name != node:
         return Site(Where.ELSEWHERE, f"{name} runs on node {pod.spec.node_name}")
+    helper = _helper(pod, name)
+    if helper.where is Where.DONE:
+        return helper  # whatever became of the pod afterwards
     if pod.metadata.deletion_timestamp is not None:
         return Site(Where.LOST, f"{name} is being deleted")
     if pod.status.phase in ("Failed", "Succeeded"):
         return Site(Where.LOST, f"{name} has ended ({pod.status.phase})")
-    return _helper(pod, name)
+    return helper
 
 
 def _helper(pod: Pod, name: str) -> Site:
@@ -72,7 +77,7 @@ def _state(status: ContainerStatus, helper: str, once: bool) -> Site:
         return Site(Where.WAITING, f"{helper} does not run yet{why}")
     code = state.terminated.exit_code
     if code == 0:
-        return Site(Where.LOST, f"{helper} has ended already, and the volume is the pod's now")
+        return Site(Where.DONE, f"{helper} has ended already, and the volume is the pod's now")
     if once:
         return Site(Where.LOST, f"{helper} has ended with code {code} and is not started again")
     return Site(Where.WAITING, f"{helper} has ended with code {code} and is started again")

@@ -184,14 +184,14 @@ class StatusDesk:
                 break
         return order
 
-    async def refuse(self, order: Order, message: str) -> bool:
-        """End an object that nobody works on as Failed, if it has not changed since it was seen.
+    async def settle(self, order: Order, end: Final) -> bool:
+        """End an object that nobody works on, if it has not changed since it was seen.
 
         Returns whether it is written; raises ``ApiError``.
         """
-        patch = patches.final(order, patches.failed(message), self._clock.timestamp())
+        patch = patches.final(order, end, self._clock.timestamp())
         try:
-            await self._write(order, patch, "Failed")
+            await self._write(order, patch, end.phase)
         except ApiError as error:
             if error.status not in (CONFLICT, GONE, 0):
                 raise

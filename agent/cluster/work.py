@@ -23,12 +23,16 @@ from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.progress import LEAST_SECONDS, ProgressRule
 from agent.cluster.shutdown import RESERVED_SECONDS, Shutdown
-from agent.cluster.site import HERE, Site
+from agent.cluster.site import HERE, Site, Where
 from agent.cluster.status import Clock, StatusDesk
 from agent.errors import ApiError, Canceled, ClusterError, PodliftError
 from agent.monitor import Monitor
 
 LOG = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 3.0
+"""Before a restore is begun again. The kubelet looks at containers every second and tells at once that
+one has ended; into the volume of a pod that was let go nothing may be written."""
 
 REFRESH_SECONDS = 60.0
 """How often a Secret is looked at while its credentials are in use, as the kubelet does for mounts."""
@@ -149,10 +153,14 @@ class Work:
 
     async def _work(self) -> tuple[Final, Result]:
         try:
+            if self._restores_again:
+                await self._settled()
             assignment = await self._prepared()
             self._token.check()
             outcome = await self._move(assignment)
         except PodliftError as error:
+            if self._restores_again and await self._was_done():
+                return patches.restored_before(self._order), Result.COMPLETED
             if self._late:
                 return self._failed(self._token.reason)
             if self._token.canceled or isinstance(error, Canceled):
@@ -168,6 +176,30 @@ class Work:
         else:
             end = patches.restored(outcome.size_bytes, _problems(outcome, "not restored in full"))
         return end, Result.PARTIAL if outcome.problems else Result.COMPLETED
+
+    @property
+    def _restores_again(self) -> bool:
+        return self._order.kind is OrderKind.RESTORE and self._order.resumed
+
+    async def _settled(self) -> None:
+        """Wait until what is known of the pod is true."""
+        clock = self._bench.clock
+        until = clock.monotonic() + SETTLE_SECONDS
+        while (left := until - clock.monotonic()) > 0:
+            await self._bench.shutdown.pause(min(1.0, left))
+            self._token.check()
+
+    async def _was_done(self) -> bool:
+        """Tell whether the pod was let go, so that who began the restore had come to its end."""
+        while not (self._abandoned or self._bench.shutdown.asked):
+            try:
+                return (await self._bench.look_up(self._order)).where is Where.DONE
+            except ApiError as error:
+                if not error.passing:
+                    return False
+                LOG.warning("%s: its pod cannot be looked at yet: %s", self._order.name, error)
+            await self._bench.shutdown.pause(self._bench.clock.chance(0.0, PREPARE_SECONDS))
+        return False
 
     def _failed(self, why: str) -> tuple[Final, Result]:
         text = f"data path {self._order.kind.noun} failed: {why}"

@@ -48,6 +48,7 @@ _RACES = frozenset(
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,252}")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNLOCKABLE = frozenset({errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 """What file systems answer that cannot lock a directory (NFS asks for one open for writing)."""
 
@@ -113,6 +114,40 @@ class Handover(OneDescriptor):
             self._finish(name.encode())
         except OSError as error:
             raise self._failed("cannot be handed to its pod", error) from error
+
+    def finished(self, name: str) -> bool:
+        """Tell whether an earlier process has made the done file, and complete its modes.
+
+        It makes the file only when everything else is on the disk. Raises ``VolumeError``.
+        """
+        if not _NAME.fullmatch(name):
+            return False
+        self._check_place()
+        try:
+            return self._finished(name.encode())
+        except OSError as error:
+            if error.errno in _RACES:
+                return False
+            raise self._failed("cannot be handed to its pod", error) from error
+
+    def _finished(self, name: bytes) -> bool:
+        folder = os.open(FOLDER, DIRECTORY, dir_fd=self._descriptor)
+        try:
+            self._check_mount(folder)
+            file = os.open(name, _LOOK, dir_fd=folder)
+            try:
+                facts = os.fstat(file)
+                if not (
+                    stat.S_ISREG(facts.st_mode) and _is_ours(facts) and _is_ours(os.fstat(folder))
+                ):
+                    return False
+                os.fchmod(file, FILE_MODE)
+            finally:
+                os.close(file)
+            os.fchmod(folder, FOLDER_MODE)
+            return True
+        finally:
+            os.close(folder)
 
     def _check_place(self) -> None:
         """Raise ``VolumeError`` if the path leads to another directory than when it was opened."""
@@ -226,6 +261,12 @@ class Handover(OneDescriptor):
 
     def _failed(self, what: str, error: OSError) -> VolumeError:
         return VolumeError(f"volume {self._path} {what}: {reason(error)}")
+
+
+def _is_ours(facts: os.stat_result) -> bool:
+    """Tell whether it can be of our making: our user's, and a file under one name, and empty."""
+    single = stat.S_ISDIR(facts.st_mode) or (facts.st_nlink == 1 and facts.st_size == 0)
+    return facts.st_uid == os.geteuid() and single
 
 
 def _is_directory(name: bytes, folder: int) -> bool:

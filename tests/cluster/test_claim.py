@@ -11,6 +11,7 @@ from agent.cluster.claim import (
     AskPod,
     Cancel,
     Claim,
+    CompleteOrphan,
     FailAtOnce,
     FailOrphan,
     Hold,
@@ -136,6 +137,7 @@ def restore_but(**changes: object) -> Order:
 WAITING = Site(Where.WAITING, "it does not run yet")
 ELSEWHERE = Site(Where.ELSEWHERE, "it runs on node n2")
 LOST = Site(Where.LOST, "the pod was deleted")
+DONE = Site(Where.DONE, "the volume is the pod's now")
 ASK = Site(Where.ASK)
 
 
@@ -167,6 +169,17 @@ ASK = Site(Where.ASK)
         (restore_but(phase="InProgress", owner=EARLIER), View(site=WAITING), Wait),
         (restore_but(phase="InProgress", owner=EARLIER), View(site=LOST), FailOrphan),
         (restore_but(phase="InProgress", owner=EARLIER), View(site=ELSEWHERE), Ignore),
+        # One whose pod was let go had come to its end, whatever was asked for since.
+        (restore_but(phase="InProgress", owner=EARLIER), View(site=DONE), CompleteOrphan),
+        (restore_but(phase="InProgress", owner=WORN), View(site=DONE), CompleteOrphan),
+        (
+            restore_but(phase="InProgress", owner=EARLIER, cancel=True),
+            View(site=DONE),
+            CompleteOrphan,
+        ),
+        (restore_but(phase="InProgress"), View(site=DONE), FailOrphan),
+        (RESTORE, View(site=DONE), FailAtOnce),
+        (restore_but(phase="InProgress", owner=US), View(held=True, site=DONE), Cancel),
         (restore_but(phase="InProgress", owner=EARLIER, cancel=True), View(site=HERE), FailOrphan),
         (restore_but(phase="InProgress", owner=OTHER), View(site=HERE), AskOwner),
         (

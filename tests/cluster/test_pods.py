@@ -33,6 +33,9 @@ def pod(
     return parse_pod(json.dumps({"metadata": metadata, "spec": spec, "status": status}).encode())
 
 
+ENDED_WELL = {"terminated": {"exitCode": 0}}
+
+
 @pytest.mark.parametrize(
     ("seen", "where", "words"),
     [
@@ -49,7 +52,10 @@ def pod(
             Where.LOST,
             "is not started again",
         ),
-        (pod({"terminated": {"exitCode": 0}}), Where.LOST, "the volume is the pod's now"),
+        (pod(ENDED_WELL), Where.DONE, "the volume is the pod's now"),
+        (pod(ENDED_WELL, deletionTimestamp="2026-01-01T00:00:00Z"), Where.DONE, "the pod's now"),
+        (pod(ENDED_WELL, phase="Failed"), Where.DONE, "the pod's now"),
+        (pod(ENDED_WELL, uid="another"), Where.LOST, "has been replaced"),
         (pod(RUNNING, uid="another"), Where.LOST, "has been replaced"),
         (pod(RUNNING, deletionTimestamp="2026-01-01T00:00:00Z"), Where.LOST, "being deleted"),
         (pod(RUNNING, phase="Failed"), Where.LOST, "has ended (Failed)"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.cancel import CancelToken
-from agent.cluster import controller, pods
+from agent.cluster import controller, pods, work
 from agent.cluster.assignment import Outcome, RestoreAssignment
 from agent.errors import StorageError
 from agent.monitor import Monitor
@@ -83,6 +83,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look a pod that was never seen up at once."""
     monkeypatch.setattr(pods, "UNSEEN_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(pods, "STOPPED_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(work, "SETTLE_SECONDS", 0.0)
 
 
 async def test_a_restore_is_completed_with_every_field(
@@ -237,6 +238,36 @@ async def test_a_stopped_agent_leaves_its_restore_and_the_next_completes_it(
     assert len(mover.assignments) == 2
 
 
+def left_by_the_dead(stage: RestoreStage, name: str) -> None:
+    path = stage.server.path("podvolumerestores", name)
+    stage.server.patch(path, {"metadata": {"annotations": {"podlift.io/owner": MARK}}})
+    progress = {"totalBytes": 7, "bytesDone": 7}
+    stage.server.patch_status(path, {"phase": "InProgress", "progress": progress})
+
+
+@pytest.mark.parametrize("when", ["before", "while it settles", "at work"])
+async def test_a_pod_that_was_let_go_completes_its_restore_which_is_not_begun_again(
+    stage: RestoreStage, mover: FakeMover, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """An agent was killed between the done file and the status; the kubelet's word may come late."""
+    monkeypatch.setattr(work, "SETTLE_SECONDS", 30.0 if when == "while it settles" else 0.0)
+    mover.go_on.clear()
+    let_go = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z"}}
+    stage.helper_is(let_go if when == "before" else RUNNING)
+    stage.pvr("r-1")
+    left_by_the_dead(stage, "r-1")
+    async with agent_on(stage, mover, pod_name="agent-y", pod_uid="new") as running:
+        if when != "before":
+            await until(lambda: running.agent._controller._works, "the claim")
+            await until(lambda: mover.running or when != "at work", "the mover")
+            stage.helper_is(let_go, phase="Running")
+        status = await stage.ended("r-1")
+    assert status["phase"] == "Completed"
+    assert status["progress"] == {"totalBytes": 7, "bytesDone": 7}
+    assert "its pod was told that the data are there" in status["message"]
+    assert len(mover.assignments) == (when == "at work")
+
+
 @pytest.mark.parametrize("subresource", [False, True], ids=["main", "status"])
 async def test_what_a_dead_agent_left_is_claimed_again_through_either_door(
     api_server: ApiServer, tmp_path: Path, mover: FakeMover, subresource: bool
@@ -252,13 +283,11 @@ async def test_what_a_dead_agent_left_is_claimed_again_through_either_door(
         )
     stage.helper_is(RUNNING)
     stage.pvr("r-1")
-    path = api_server.path("podvolumerestores", "r-1")
-    api_server.patch(path, {"metadata": {"annotations": {"podlift.io/owner": MARK}}})
-    api_server.patch_status(path, {"phase": "InProgress"})
+    left_by_the_dead(stage, "r-1")
     async with agent_on(stage, mover, pod_name="agent-y", pod_uid="new"):
         status = await stage.ended("r-1")
     assert status["phase"] == "Completed"
-    assert len(mover.assignments) == 1
+    assert [(each.resumed, each.reported_bytes) for each in mover.assignments] == [(True, 7)]
 
 
 _kind = {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation"}

@@ -259,3 +259,41 @@ class Patient(CancelToken):
 
     def pause(self, seconds: float) -> None:
         self.check()
+
+
+class TestTheNextProcess:
+    """One that takes over finds out whether the pod was told already."""
+
+    def finished(self, volume: Path) -> bool:
+        with Handover.open(volume, NEVER) as open_volume:
+            return open_volume.finished(UID)
+
+    def test_knows_the_file_of_an_earlier_one_and_makes_it_readable(self, volume: Path) -> None:
+        assert not self.finished(volume)
+        hand_over(volume)
+        assert self.finished(volume)
+        (volume / ".velero").chmod(0o700)  # killed in between
+        (volume / ".velero" / UID).chmod(0o600)
+        assert self.finished(volume)
+        assert_handed_over(volume)
+
+    @pytest.mark.parametrize("planted", ["folder", "symlink", "full", "linked", "fifo", "away"])
+    def test_believes_nothing_else(self, volume: Path, outside: Path, planted: str) -> None:
+        folder, precious = volume / ".velero", outside / "precious"
+        mode = precious.stat().st_mode
+        if planted == "away":
+            folder.symlink_to(outside)
+            (outside / UID).touch()
+        else:
+            folder.mkdir()
+        if planted == "symlink":
+            (folder / UID).symlink_to(precious)
+        elif planted == "full":
+            (folder / UID).write_text("mine")
+        elif planted == "linked":
+            (volume / "empty").touch(mode=0o600)
+            os.link(volume / "empty", folder / UID)
+        elif planted == "fifo":
+            os.mkfifo(folder / UID)
+        assert not self.finished(volume)
+        assert precious.stat().st_mode == mode
