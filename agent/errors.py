@@ -24,6 +24,7 @@ The tree says who is at fault and therefore what happens next::
     │   ├── LockLost            our own lock can no longer be proven
     │   ├── WrongPassword       no key opens with it                              (exit 12)
     │   ├── UnsupportedFormat   a version or polynomial that we cannot serve
+    │   ├── TreeTooLarge        a directory that no tree can hold: it is left out
     │   ├── MalformedData       bytes that do not decode
     │   ├── DamagedBlob         a sealed blob that does not open to what it names
     │   └── DamagedPack         a pack that the storage does not keep as it was sent
@@ -159,6 +160,10 @@ class WrongPassword(RepositoryError):
 
 class UnsupportedFormat(RepositoryError):
     """The repository is of a version, or has parameters, that podlift does not serve."""
+
+
+class TreeTooLarge(RepositoryError):
+    """The tree of a directory does not fit into a pack, or there is no room to make it."""
 
 
 class MalformedData(RepositoryError):

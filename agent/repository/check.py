@@ -17,7 +17,6 @@ from agent.repository.identity import PackId
 from agent.repository.namedfiles import check_config, check_keys, check_locks, check_snapshots
 from agent.repository.packlist import PackList
 from agent.repository.packreading import PackReader
-from agent.repository.reader import BlobReader
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
 from agent.repository.subset import Subset
@@ -54,8 +53,7 @@ def check(
     wanted = _wanted(packs, read_data, subset)
     reader = PackReader(repository.objects, monitor, cancel)
     yield from reader.read(packs, wanted, health)
-    objects = repository.objects
-    trees = BlobReader(objects.storage, objects.key, view, cancel)
+    trees = repository.blobs(view, cancel)
     yield from TouchedPlaces(trees, health, monitor, cancel).findings(snapshots)
 
 

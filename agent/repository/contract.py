@@ -6,7 +6,7 @@ many threads at once, and raise errors of ``agent.errors``: any ``RepositoryErro
 ``StorageError`` ends the run.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,23 @@ class Remembered(msgspec.Struct, frozen=True, gc=False):
     content_bytes: int
 
 
+class TreeWriter(Protocol):
+    """The tree of one directory in the making, for one that has too many entries to hold them all.
+
+    Used by one thread at a time. ``TreeTooLarge``, of both calls, concerns this directory alone, and
+    ``close`` is all that may follow it.
+    """
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take finished entries, which come after all earlier ones by their raw names."""
+
+    def finish(self) -> bytes:
+        """Store the directory; return its id."""
+
+    def close(self) -> None:
+        """Give up what was taken and not stored; may be called at any time, and again."""
+
+
 class BackupTarget(Protocol):
     """The write side of an open, locked repository."""
 
@@ -49,8 +66,11 @@ class BackupTarget(Protocol):
     def store_tree(self, entries: Sequence[Entry]) -> bytes:
         """Store a directory of finished entries; return its id."""
 
-    def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of a directory of an earlier snapshot."""
+    def begin_tree(self) -> TreeWriter:
+        """Begin to store a directory of many entries; raises ``TreeTooLarge``."""
+
+    def load_tree(self, id: bytes) -> Iterable[Entry]:
+        """Return the entries of a directory of an earlier snapshot, as ``RestoreSource`` does."""
 
     def recall(self, tree: bytes) -> Remembered | None:
         """Return what is remembered of a directory of the parent, if everything below it is stored."""
@@ -104,8 +124,12 @@ class RestoreSource(Protocol):
     def waits(self) -> bool:
         """Tell whether fetching mostly waits, so that more fetches than cores are worth it."""
 
-    def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of a directory; ``DamagedBlob`` or ``MalformedData`` if it is lost."""
+    def load_tree(self, id: bytes) -> Iterable[Entry]:
+        """Return the entries of a directory; ``DamagedBlob`` or ``MalformedData`` if it is lost.
+
+        They are a list, or for a directory of very many something that yields them each time it is
+        iterated over, and may raise ``MalformedData`` in the middle of that.
+        """
 
     def load_chunk(self, id: bytes) -> bytes:
         """Return a chunk, verified; ``DamagedBlob`` if it is lost."""

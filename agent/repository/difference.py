@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry, Kind
+from agent.repository.longtree import in_order
 from agent.repository.paths import LoadTree
 
 ChunkBytes = Callable[[bytes], int]
@@ -117,6 +118,8 @@ class Difference:
 
     def _entries(self, tree: bytes | None) -> Iterator[Entry]:
         entries = self._load_tree(tree) if tree is not None else []
+        if not isinstance(entries, list):
+            return in_order(entries)  # too many to be sorted here
         return iter(sorted(entries, key=lambda entry: entry.name))
 
     def _mark(self, old: Entry | None, new: Entry | None) -> Mark | None:

@@ -63,6 +63,8 @@ class _RawTree(msgspec.Struct):
 _T = TypeVar("_T")
 _tree = msgspec.json.Decoder(_Tree)
 _raw_tree = msgspec.json.Decoder(_RawTree)
+_list = msgspec.json.Decoder(list[Node])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _node = msgspec.json.Decoder(Node)
 _texts = msgspec.json.Decoder(list[str])
 
@@ -114,6 +116,18 @@ def read_raw_nodes(data: bytes) -> list[bytes]:
     """Return the JSON of each node of a tree; raises ``MalformedData`` if it is no tree."""
     _refuse_crowd(data)
     return [bytes(raw) for raw in read_json(_raw_tree, data, "tree").nodes]
+
+
+def read_node_list(data: bytes) -> list[Node]:
+    """Return the nodes of a bare list of them; raises as ``read_nodes`` does."""
+    _refuse_crowd(data)
+    return read_json(_list, data, "tree")
+
+
+def read_raw_list(data: bytes) -> list[bytes]:
+    """Return the JSON of each node of a bare list; raises as ``read_raw_nodes`` does."""
+    _refuse_crowd(data)
+    return [bytes(raw) for raw in read_json(_raw_list, data, "tree")]
 
 
 _FEW_OBJECTS = 1_000

@@ -94,10 +94,14 @@ class PackBuilder:
 
     def finish(self, key: Key, iv: bytes) -> memoryview:
         """Seal the header, and return the whole pack, which lies in ``body``."""
-        header = key.seal(iv, encode_header(self.blobs))
-        self._write(header)
-        self._write(_TRAILER.pack(len(header)))
+        for part in self.end(key, iv):
+            self._write(part)
         return memoryview(self.body)[: self.size]
+
+    def end(self, key: Key, iv: bytes) -> tuple[Buffer, Buffer]:
+        """Return what stands behind the blobs: the sealed header, and its size."""
+        header = key.seal(iv, encode_header(self.blobs))
+        return header, _TRAILER.pack(len(header))
 
     def _write(self, part: Buffer) -> None:
         end = self.size + len(part)

@@ -6,14 +6,14 @@ holds there and nothing else. A walk holds the entries of the directories betwee
 where it is, never the whole tree.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry, Kind
 from agent.errors import UsageError
 
-LoadTree = Callable[[bytes], list[Entry]]
+LoadTree = Callable[[bytes], Iterable[Entry]]
 """Returns the entries of a directory by the id of its tree."""
 
 

@@ -59,7 +59,7 @@ def plan_prune(
     """
     snapshots = _every_snapshot(repository, options.ignored, cancel)
     index_names, view = _whole_index(repository, cancel)
-    reader = BlobReader(repository.objects.storage, repository.objects.key, view, cancel)
+    reader = repository.blobs(view, cancel)
     census = Census(view)
     Living(repository, census, reader, monitor, cancel).mark(snapshots)
     stored = {

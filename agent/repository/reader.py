@@ -8,7 +8,9 @@ fetched whole and a few of them kept. Data blobs are fetched one by one, or as t
 import collections
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
@@ -20,6 +22,7 @@ from agent.repository.fetching import Fetch
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
 from agent.repository.kernel import blob_kernel
+from agent.repository.longblob import LongTree, fetch_tree
 from agent.repository.objects import pack_key
 from agent.repository.pack import PackedBlob
 from agent.repository.plainkernel import SEALED
@@ -35,6 +38,9 @@ TREE_PACKS_BYTES = 24 << 20
 ONE_STEP_BYTES = 8 << 20
 """What is decompressed in one call: no more than any chunk, whatever size a blob claims."""
 
+LONG_TREE_BYTES = 24 << 20
+"""A longer tree is read by way of a file: some 50,000 entries."""
+
 MOST_CHUNK_BYTES = 128 << 20
 """What a data blob may hold: chunks have 8 MiB at most, those of other programs perhaps more.
 
@@ -43,6 +49,8 @@ A tree has no such bound but what its index says, for a directory has none eithe
 
 TOGETHER_BYTES = 2 << 20
 """How much content is opened in one call, if it is more than one blob."""
+
+T = TypeVar("T")
 
 
 class BlobOpener:
@@ -122,9 +130,17 @@ class BlobReader:
     """Reads blobs that the index view knows."""
 
     def __init__(
-        self, storage: Storage, key: Key, view: IndexView, cancel: CancelToken = NEVER
+        self,
+        storage: Storage,
+        key: Key,
+        view: IndexView,
+        cancel: CancelToken = NEVER,
+        folder: Path | None = None,
     ) -> None:
+        """Read with a key; temporary files are made in ``folder``, see ``longblob``."""
         self._storage = storage
+        self._key = key
+        self._folder = folder
         self._opener = BlobOpener(key)
         self._view = view
         self._cancel = cancel
@@ -142,11 +158,17 @@ class BlobReader:
 
         Raises ``DamagedBlob``, or the storage's error if that is what kept a pack from being read.
         """
+        return self._from_any(type, id, self._whole)
+
+    def _whole(self, place: Found) -> bytes:
+        return self._opener.open(self._sealed(place), place.blob)
+
+    def _from_any(self, type: BlobType, id: BlobId, read: Callable[[Found], T]) -> T:
         damage: list[str] = []
         unread: StorageError | None = None
         for place in self._view.find(type, id):
             try:
-                return self._opener.open(self._sealed(place), place.blob)
+                return read(place)
             except (DamagedBlob, ObjectMissing) as error:
                 damage.append(f"{error} (pack {place.pack.hex()})")
             except StorageError as error:
@@ -212,9 +234,27 @@ class BlobReader:
             return False
         return size < place.blob.offset + place.blob.length
 
-    def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of a directory; raises ``DamagedBlob`` or ``MalformedData``."""
-        return decode_tree(self.load(BlobType.TREE, BlobId(id)))
+    def load_tree(
+        self, id: bytes, refused: list[MalformedData] | None = None
+    ) -> list[Entry] | LongTree:
+        """Return the entries of a directory; raises ``DamagedBlob`` or ``MalformedData``.
+
+        With a list in ``refused`` the errors of single entries go there.
+        """
+        found = self._from_any(BlobType.TREE, BlobId(id), self._tree)
+        if not isinstance(found, LongTree):
+            return decode_tree(found, refused)
+        found.refused = refused
+        return found
+
+    def prove_tree(self, id: bytes) -> None:
+        """Raise ``DamagedBlob`` unless a tree can be read."""
+        self._from_any(BlobType.TREE, BlobId(id), self._tree)
+
+    def _tree(self, place: Found) -> bytes | LongTree:
+        if place.blob.content_bytes <= LONG_TREE_BYTES:
+            return self._whole(place)
+        return fetch_tree(self._storage, place, self._key, self._folder, self._cancel)
 
     def _sealed(self, place: Found) -> Buffer:
         blob = place.blob

@@ -74,8 +74,8 @@ class Reader:
         """Tell whether the storage is far away."""
         return self._blobs.waits
 
-    def load_tree(self, id: bytes) -> list[Entry]:
-        """Return the entries of a directory."""
+    def load_tree(self, id: bytes) -> Iterable[Entry]:
+        """Return the entries of a directory, a list unless they are very many."""
         return self._blobs.load_tree(id)
 
     def load_chunk(self, id: bytes) -> bytes:
@@ -138,7 +138,8 @@ class Repository:
         self.config = config
         self._cache = Cache(cache, config.id) if cache is not None else None
         self._lock: HeldLock | None = None
-        self._journals = self._cache.journals if self._cache is not None else None
+        self.folder = self._cache.journals if self._cache is not None else None
+        """What belongs to this repository on this node, or None: journals, temporary files."""
 
     @property
     def place(self) -> str:
@@ -226,8 +227,11 @@ class Repository:
     def reading(self, cancel: CancelToken = NEVER) -> Reader:
         """Load the index for reading."""
         view = self.load_index(cancel)
-        blobs = BlobReader(self.objects.storage, self.objects.key, view, cancel)
-        return Reader(blobs, view, self._lock)
+        return Reader(self.blobs(view, cancel), view, self._lock)
+
+    def blobs(self, view: IndexView, cancel: CancelToken = NEVER) -> BlobReader:
+        """Return who reads the blobs of an index."""
+        return BlobReader(self.objects.storage, self.objects.key, view, cancel, self.folder)
 
     @contextlib.contextmanager
     def locked(
@@ -240,7 +244,7 @@ class Repository:
     ) -> Iterator[HeldLock]:
         """Hold a lock for the length of a scope; it has settled, unless ``begun`` is enough."""
         self._remove_dead_locks(cancel)
-        with contextlib.closing(Journal(self._journals)) as journal:
+        with contextlib.closing(Journal(self.folder)) as journal:
             lock = HeldLock(self.objects, exclusive, journal=journal)
             if begun and not wait_seconds:
                 lock.begin(cancel)
@@ -255,7 +259,7 @@ class Repository:
 
     def _remove_dead_locks(self, cancel: CancelToken) -> None:
         """Remove the locks of processes of this node that are gone."""
-        gone = Inheritance(self._journals)
+        gone = Inheritance(self.folder)
         try:
             for name in gone.left.locks:
                 self.objects.remove(Folder.LOCKS, name, cancel=cancel)
@@ -289,7 +293,7 @@ class Repository:
                 self.place, len(lost), view.drop(lost), min(lost).hex()[:16],
             )  # fmt: skip
         chunking = self.config.chunking()
-        session = Session(self.objects, view, lock, chunking, monitor, cancel, options)
+        session = Session(self.objects, view, lock, chunking, monitor, cancel, options, self.folder)
         memory = None if lost else self._memory_of(options.parent, view)
         writer = Writer(session, memory)
         try:
@@ -308,7 +312,7 @@ class Repository:
 
     def _adopt(self, writer: Writer, view: IndexView, cancel: CancelToken) -> None:
         """Index what runs of this node that are gone had sent in their last minute."""
-        gone = Inheritance(self._journals)
+        gone = Inheritance(self.folder)
         try:
             unknown = gone.left.packs - view.naming(gone.left.packs) if gone.left.packs else ()
             described = in_parallel(lambda id: self._described(id, cancel), sorted(unknown))

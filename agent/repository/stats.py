@@ -137,7 +137,7 @@ class _Sums:
 
     __slots__ = ("entries", "linked", "number", "values")
 
-    def __init__(self, number: int, entries: list[Entry]) -> None:
+    def __init__(self, number: int, entries: Iterable[Entry]) -> None:
         self.number = number
         self.entries = iter(entries)
         self.linked = False

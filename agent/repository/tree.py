@@ -13,12 +13,20 @@ import base64
 import functools
 import io
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from agent.entry import Entry, Kind
 from agent.errors import MalformedData, RepositoryError
 from agent.repository.gojson import json_name, json_string, number_field, text_field
-from agent.repository.node import Node, entry_of, read_node, read_nodes, read_raw_nodes
+from agent.repository.node import (
+    Node,
+    entry_of,
+    read_node,
+    read_node_list,
+    read_nodes,
+    read_raw_list,
+    read_raw_nodes,
+)
 from agent.repository.times import Zone, format_time
 
 _TYPES = {
@@ -53,7 +61,7 @@ def encode_tree(entries: Iterable[Entry], zone: Zone) -> bytes:
     ordered = sorted(entries, key=_by_name)
     for i in range(1, len(ordered)):
         if ordered[i].name == ordered[i - 1].name:
-            raise _unfit(ordered[i], "its name occurs twice in the directory")
+            raise unfit(ordered[i], "its name occurs twice in the directory")
     return join_nodes(encode_node(entry, zone) for entry in ordered)
 
 
@@ -102,13 +110,27 @@ def decode_tree(data: bytes, refused: list[MalformedData] | None = None) -> list
     ``refused`` the error of a single node goes there instead, the node is left out and the
     rest of the directory is still returned. The order is not looked at: see ``check_order``.
     """
+    return _decoded(data, read_nodes, read_raw_nodes, refused)
+
+
+def decode_nodes(data: bytes, refused: list[MalformedData] | None = None) -> list[Entry]:
+    """Return the entries of a list of nodes, which is what a part of a tree is; as ``decode_tree``."""
+    return _decoded(data, read_node_list, read_raw_list, refused)
+
+
+def _decoded(
+    data: bytes,
+    read: Callable[[bytes], list[Node]],
+    read_raw: Callable[[bytes], list[bytes]],
+    refused: list[MalformedData] | None,
+) -> list[Entry]:
     try:
-        return _entries_of(read_nodes(data))
+        return _entries_of(read(data))
     except MalformedData:
         if refused is None:
             raise
     entries: list[Entry] = []
-    for raw in read_raw_nodes(data):
+    for raw in read_raw(data):
         try:
             entries.append(entry_of(read_node(raw)))
         except MalformedData as error:
@@ -198,23 +220,24 @@ def _xattr(pair: tuple[bytes, bytes]) -> str:
 def _check(entry: Entry) -> None:
     name = entry.name
     if _SLASH in name or 0 in name or name in _FORBIDDEN_NAMES:
-        raise _unfit(entry, "no directory can have an entry of this name")
+        raise unfit(entry, "no directory can have an entry of this name")
     if (entry.uid | entry.gid) >> 32 or entry.permissions >> 12:
-        raise _unfit(entry, "its owner or permissions are out of range")
+        raise unfit(entry, "its owner or permissions are out of range")
     if (entry.inode | entry.device | entry.size | entry.links | entry.rdev) >> 64:
-        raise _unfit(entry, "a number of it is negative or above 64 bits")
+        raise unfit(entry, "a number of it is negative or above 64 bits")
     kind, content, subtree = entry.kind, entry.content, entry.subtree
     if (content is None) is (kind is _FILE):
-        raise _unfit(entry, "a file, and nothing else, has a list of content")
+        raise unfit(entry, "a file, and nothing else, has a list of content")
     if (subtree is None) is (kind is _DIRECTORY):
-        raise _unfit(entry, "a directory, and nothing else, has a subtree")
+        raise unfit(entry, "a directory, and nothing else, has a subtree")
     if subtree is not None and len(subtree) != _ID_BYTES:
-        raise _unfit(entry, "the id of its subtree is not 32 bytes long")
+        raise unfit(entry, "the id of its subtree is not 32 bytes long")
     if content:
         for blob_id in content:
             if len(blob_id) != _ID_BYTES:
-                raise _unfit(entry, "an id of its content is not 32 bytes long")
+                raise unfit(entry, "an id of its content is not 32 bytes long")
 
 
-def _unfit(entry: Entry, reason: str) -> RepositoryError:
+def unfit(entry: Entry, reason: str) -> RepositoryError:
+    """Return the error for an entry that no tree can hold."""
     return RepositoryError(f"cannot store the entry {entry.name!r}: {reason} (a bug: report it)")

@@ -14,7 +14,8 @@ import dataclasses
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from agent.cancel import CancelToken
 from agent.config import Compression, VerifyStored
@@ -28,11 +29,12 @@ from agent.repository.indexfile import Packs
 from agent.repository.indexview import IndexView
 from agent.repository.inflight import InFlight
 from agent.repository.locking import HeldLock
+from agent.repository.longblob import LongBlob, LongTreeWriter
 from agent.repository.objects import Folder, Objects
 from agent.repository.pack import MAX_BLOB_BYTES, MAX_ENTRIES, TARGET_BYTES, PackBuilder
 from agent.repository.reader import BlobReader
 from agent.repository.remembered import Directories
-from agent.repository.sealing import Sealed, Sealer, Span
+from agent.repository.sealing import LEVELS, Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
 from agent.repository.uploads import CONNECTIONS, Sending, Uploads
@@ -175,6 +177,8 @@ class Session:
     monitor: Monitor
     cancel: CancelToken
     options: WriteOptions
+    folder: Path | None = None
+    """Where temporary files are made, or None; see ``longblob``."""
 
 
 class Writer:
@@ -199,7 +203,11 @@ class Writer:
         self._storing = InFlight()
         self._sealer = Sealer(session.objects.key, session.options.compression)
         self._reader = BlobReader(
-            session.objects.storage, session.objects.key, session.view, session.cancel
+            session.objects.storage,
+            session.objects.key,
+            session.view,
+            session.cancel,
+            session.folder,
         )
 
     @property
@@ -220,7 +228,13 @@ class Writer:
         text = encode_tree(entries, local_zone)
         return self._store(BlobType.TREE, text, [(0, len(text))])[0]
 
-    def load_tree(self, id: bytes) -> list[Entry]:
+    def begin_tree(self) -> LongTreeWriter:
+        """Begin a tree that is made piece by piece."""
+        level = LEVELS[self._session.options.compression][0]
+        blob = LongBlob(self._session.objects.key, level, self._session.folder)
+        return LongTreeWriter(blob, self._store_long)
+
+    def load_tree(self, id: bytes) -> Iterable[Entry]:
         """Return the entries of an earlier snapshot's directory.
 
         Raises ``DamagedBlob`` or ``MalformedData``; after the first, trees are stored anew.
@@ -278,7 +292,7 @@ class Writer:
         remembered = self._memory.recall(tree)
         if remembered is not None:
             try:
-                self._reader.load(BlobType.TREE, BlobId(tree))  # what is relied on has to be there
+                self._reader.prove_tree(tree)  # what is relied on has to be there
             except DamagedBlob:
                 self._known.distrust(BlobType.TREE)
                 return None
@@ -319,3 +333,23 @@ class Writer:
             bytes_stored=stored,
         )
         return hashed.ids
+
+    def _store_long(self, blob: LongBlob) -> bytes:
+        """Send a tree that was made piece by piece, unless it is known; return its id."""
+        self._uploads.check()
+        pack = blob.finish()
+        (packed,) = pack.blobs
+        with self._storing.call():
+            if not self._known.claim(BlobType.TREE, [packed.id]):
+                return packed.id
+            try:
+                self._uploads.send(pack)
+            except BaseException as error:
+                self._uploads.fail(error)
+                raise
+        self._session.monitor.add(
+            tree_blobs=1,
+            bytes_added=packed.plain_length,
+            bytes_stored=packed.length + packed.entry_bytes,
+        )
+        return packed.id

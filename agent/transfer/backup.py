@@ -1,10 +1,9 @@
 """The backup pipeline: a volume in, a snapshot out.
 
-One thread walks directories in depth-first order. One whose listing is that of the parent is finished
-with the parent's tree; in the others each file is looked up in the parent, and what did not change is
-finished on the spot. The rest goes in batches to the readers. Small files are read into one buffer and
-stored together; a large one is read into buffers that are cut where they lie and go on to the savers,
-so that one file keeps all cores busy. The repository hashes, compresses, seals, packs and uploads
+One thread walks directories (``walk.py``) and finishes what did not change. The rest goes in batches to
+the readers. Small files are read into one buffer and stored together; a large one is read into
+buffers that are cut where they lie and go on to the savers, so that one file keeps all cores busy. The
+repository hashes, compresses, seals, packs and uploads
 behind ``store_chunks``. Directories are stored from the leaves up as their entries finish
 (``folders.py``).
 
@@ -12,9 +11,6 @@ A file that cannot be read is counted, named and left out. Anything else that fa
 without a snapshot.
 """
 
-import dataclasses
-import itertools
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -23,25 +19,22 @@ from contextlib import nullcontext
 from msgspec.structs import replace
 
 from agent.cancel import CancelToken, Run
-from agent.entry import Entry, Kind
-from agent.errors import SourceError, VolumeError
+from agent.entry import Entry
+from agent.errors import SourceError
 from agent.monitor import Monitor
 from agent.repository.buffers import Buffers
 from agent.repository.contract import BackupTarget
 from agent.transfer.checkpoint import Checkpoints
-from agent.transfer.folders import LIST_STEP, Assembly, Folder, accounted
+from agent.transfer.folder import Folder
+from agent.transfer.folders import LIST_STEP, Assembly
 from agent.transfer.hardlinks import HardLinks
-from agent.transfer.holding import names_weight
-from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen, batched
+from agent.transfer.pieces import BATCH_BYTES, Batch, File, Ids, Seen
 from agent.transfer.pool import Pool
-from agent.volume.directory import TOO_MANY, Directory
-from agent.volume.exclude import Exclude
+from agent.transfer.walk import Shared, Source, Walk
+from agent.volume.directory import Directory
 from agent.volume.file import FileReader, Hole
-from agent.volume.looking import SMALL_BYTES, Listing
-from agent.volume.reader import Volume
+from agent.volume.looking import SMALL_BYTES
 from chunker import Chunks, ChunkStream, Piece, ZeroChunks
-
-log = logging.getLogger(__name__)
 
 READERS = 4
 SAVERS = 8
@@ -60,15 +53,6 @@ _TOO_LONG = (
     "has more chunks than fit into memory beside those of its neighbours (a large hole has millions)"
     "; left out, exclude it or back it up on its own"
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Source:
-    """What is backed up: an open volume, less what is excluded, beside its parent's root tree."""
-
-    volume: Volume
-    exclude: Exclude
-    parent_tree: bytes | None = None
 
 
 def back_up(
@@ -127,143 +111,12 @@ class _Backup:
         """Wait for the root tree."""
         return self.assembly.root(self.run.check)
 
-    # -- the walk: one thread ------------------------------------------------------------------
-
     def walk(self, source: Source, root: Folder) -> None:
-        """Visit every directory, depth first, in order of names."""
-        directory = source.volume.root
-        stack = [(directory, self._visit(source, root, directory))]
-        try:
-            while stack:
-                self.run.check()
-                opened = next(stack[-1][1], None)
-                if opened is None:
-                    stack.pop()[0].close()
-                else:
-                    folder, directory = opened
-                    stack.append((directory, self._visit(source, folder, directory)))
-        finally:
-            for directory, _ in stack:
-                directory.close()
-        self._monitor.walk_finished()
-
-    def _visit(
-        self, source: Source, folder: Folder, directory: Directory
-    ) -> Iterator[tuple[Folder, Directory]]:
-        """Deal with one directory's entries, and yield its subdirectories, opened."""
-        listing = self._list(folder, directory)
-        if listing is None or self._is_as_remembered(source, folder, listing):
-            return
-        found = directory.iterate(listing, source.exclude, self._monitor)
-        entries = [
-            self.assembly.with_attributes(folder, one) if one.xattrs else one for one in found
-        ]
-        if not all(map(_is_plain, entries)) or len(entries) < len(listing.names):
-            folder.digest = b""
-        earlier = self.assembly.earlier(folder, names_weight(listing.names))
-        if not entries:
-            self.assembly.store(folder)
-            return
-        folder.expect(len(entries))
-        self._sort_out(folder, directory, entries, earlier)
-        for place, entry in enumerate(entries):
-            if entry.kind is not Kind.DIRECTORY:
-                continue
-            child = Folder(folder, place, entry, earlier.get(entry.name))
-            if not directory.crossable(entry):
-                self.assembly.store(child)
-            elif (opened := self._open(directory, entry)) is not None:
-                yield child, opened
-            else:
-                self.assembly.finish_many(folder, [(place, None)])
-
-    def _open(self, directory: Directory, entry: Entry) -> Directory | None:
-        try:
-            return directory.open_directory(entry)
-        except SourceError as error:
-            self._monitor.problem(error)
-            return None
-
-    def _list(self, folder: Folder, directory: Directory) -> Listing | None:
-        """Return what is there, or None after leaving out a directory that cannot be listed."""
-        holding = self.assembly.holding
-        try:
-            listing = directory.listing(self._cancel, holding.most_entries(folder))
-            if not holding.hold(folder, names_weight(listing.names), self.run.check):
-                raise SourceError(directory.path, f"has {len(listing.names)} entries, {TOO_MANY}")
-            return listing
-        except SourceError as error:
-            if folder.parent is None:
-                raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
-            self._monitor.problem(error)
-            self.assembly.finish_many(folder.parent, [(folder.place, None)])
-            return None
-
-    def _is_as_remembered(self, source: Source, folder: Folder, listing: Listing) -> bool:
-        """Finish a directory whose listing is that of the parent, in the parent's tree.
-
-        Only directories without others are remembered, and without anything whose node says more
-        than the listing does.
-        """
-        if source.exclude:
-            return False
-        folder.digest = listing.digest()
-        earlier_tree = folder.earlier_tree
-        remembered = None if earlier_tree is None else self._target.recall(earlier_tree)
-        if earlier_tree is None or remembered is None or remembered.digest != folder.digest:
-            return False
-        self._target.remember(earlier_tree, remembered)
-        size = remembered.content_bytes
-        self._monitor.add(files_unmodified=remembered.files, bytes_total=size, bytes_done=size)
-        self.assembly.known(folder, earlier_tree)
-        return True
-
-    def _sort_out(
-        self,
-        folder: Folder,
-        directory: Directory,
-        entries: Sequence[Entry],
-        earlier: dict[bytes, Entry],
-    ) -> None:
-        """Finish what needs no reading, and queue the files that do."""
-        self._monitor.add(bytes_total=sum(entry.size for entry in entries))
-        finished: list[tuple[int, Entry | None]] = []
-        unchanged: list[tuple[int, Entry]] = []
-        changed: list[File] = []
-        for place, entry in enumerate(entries):
-            if entry.kind is Kind.FILE:
-                before = earlier.get(entry.name)
-                if before is not None and entry.unchanged_since(before):
-                    unchanged.append((place, before))
-                else:
-                    changed.append(File(place, entry, before is not None))
-            elif entry.kind is not Kind.DIRECTORY:
-                finished.append((place, entry))
-        self._monitor.add(others=len(finished))
-        for batch in batched(itertools.chain(changed, self._reuse(entries, unchanged, finished))):
-            self._queue(folder, directory, batch)
-        self.assembly.finish_many(folder, finished)
-
-    def _reuse(
-        self,
-        entries: Sequence[Entry],
-        unchanged: Sequence[tuple[int, Entry]],
-        finished: list[tuple[int, Entry | None]],
-    ) -> Iterator[File]:
-        """Finish files with the content of their parents; yield those that have to be read."""
-        contents = [before.content or () for _, before in unchanged]
-        all_there = self._target.has_content([id for content in contents for id in content])
-        count = size = 0
-        for (place, before), content in zip(unchanged, contents, strict=True):
-            there = all_there or self._target.has_content(content)
-            if not (there and self.assembly.take(accounted(content))):
-                yield File(place, entries[place], known=True)
-                continue
-            entry = replace(entries[place], content=content, xattrs=before.xattrs)
-            finished.append((place, self._links.settle(entry)))
-            count += 1
-            size += entry.size
-        self._monitor.add(files_unmodified=count, bytes_done=size)
+        """Visit every directory."""
+        shared = Shared(
+            self.run, self._target, self._monitor, self._cancel, self.assembly, self._links
+        )
+        Walk(source, shared, self._queue).all(root)
 
     def _queue(self, folder: Folder, directory: Directory, batch: Batch) -> None:
         directory.retain()
@@ -388,8 +241,3 @@ class _Backup:
         ids = self._target.store_chunks(piece.buffer, piece.spans)
         self._buffers.give(piece.buffer)
         return ids
-
-
-def _is_plain(entry: Entry) -> bool:
-    """Tell whether an entry is a file with one name."""
-    return entry.kind is Kind.FILE and entry.links < 2

@@ -7,16 +7,32 @@ as a finished entry, and so on upwards. Only directories between the root and wh
 """
 
 import logging
+import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from agent.entry import Entry, Kind
-from agent.errors import DamagedBlob, MalformedData, SourceError
+from agent.errors import (
+    DamagedBlob,
+    MalformedData,
+    RepositoryError,
+    SourceError,
+    TreeTooLarge,
+    VolumeError,
+)
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget, Remembered
-from agent.transfer.holding import Holding, attributes_weight, budget_bytes
+from agent.transfer.folder import Folder
+from agent.transfer.holding import (
+    ENTRY_BYTES,
+    Holding,
+    attributes_weight,
+    budget_bytes,
+    names_weight,
+)
+from agent.transfer.stretches import Stretch, Stretches
 from agent.volume.descriptors import join
 
 LIST_STEP = 1 << 16
@@ -37,80 +53,11 @@ PARTIAL_ENTRIES = 50_000
 log = logging.getLogger(__name__)
 
 _FILE = Kind.FILE
+_name = operator.attrgetter("name")
 _TOO_HEAVY = (
     "kept without its extended attributes: with those of its neighbours they do not fit into memory;"
     " raise podlift's memory limit"
 )
-
-
-class Folder:
-    """One directory whose entries are being backed up."""
-
-    __slots__ = (
-        "children", "digest", "earlier", "earlier_tree", "entry", "lock", "parent", "place", "slots",
-        "waiting",
-    )  # fmt: skip
-
-    def __init__(
-        self, parent: "Folder | None", place: int, entry: Entry | None, earlier: Entry | None
-    ) -> None:
-        """Place the directory ``entry`` in slot ``place`` of ``parent``; see ``root`` for the root.
-
-        ``earlier`` is the same directory in the parent snapshot, if there was one.
-        """
-        self.parent = parent
-        self.place = place
-        self.entry = entry
-        self.earlier = earlier
-        self.earlier_tree = earlier.subtree if earlier is not None else None
-        self.lock = threading.Lock()
-        self.children: dict[int, Folder] = {}
-        """Directories of it that are not finished, by their places."""
-        if parent is not None:
-            with parent.lock:
-                parent.children[place] = self
-        self.slots: list[Entry | None] = []
-        self.waiting = 0
-        self.digest = b""
-        """That of the listing, if the directory is to be remembered."""
-
-    @classmethod
-    def root(cls, earlier_tree: bytes | None) -> "Folder":
-        """Return the root; ``earlier_tree`` is that of the parent snapshot, if there is one."""
-        folder = cls(None, 0, None, None)
-        folder.earlier_tree = earlier_tree
-        return folder
-
-    @property
-    def path(self) -> bytes:
-        """Return the path from the volume's root."""
-        names: list[bytes] = []
-        folder: Folder | None = self
-        while folder is not None and folder.entry is not None:
-            names.append(folder.entry.name)
-            folder = folder.parent
-        return b"/".join(reversed(names))
-
-    def expect(self, count: int) -> None:
-        """Say how many entries will come."""
-        self.slots = [None] * count
-        self.waiting = count
-
-    def so_far(self) -> tuple[list[Entry], list["Folder"]]:
-        """Return the entries that are finished, and the directories that are not."""
-        with self.lock:
-            finished = [entry for entry in self.slots if entry is not None]
-            return finished, list(self.children.values())
-
-    def put(self, finished: Sequence[tuple[int, Entry | None]]) -> bool:
-        """Fill slots (None: left out); return whether the last one is among them."""
-        with self.lock:
-            for place, entry in finished:
-                self.slots[place] = entry
-                if self.children:
-                    self.children.pop(place, None)
-            self.waiting -= len(finished)
-            return self.waiting == 0 and bool(finished)
 
 
 class Assembly:
@@ -153,31 +100,38 @@ class Assembly:
         if folder.put(finished):
             self.store(folder)
 
-    def earlier(self, folder: Folder, weight: int) -> dict[bytes, Entry]:
-        """Return the entries of a directory in the parent; ``weight`` is that of what it has now.
+    def earlier(self, folder: Folder, names: Sequence[bytes]) -> dict[bytes, Entry]:
+        """Return the entries of a directory in the parent; ``names`` are those that it has now.
 
         Where there is no room for them, or the parent is damaged, that only costs reading. They have
         no node, and an account of their own: a directory that was backed up once is not left out the
         next time because it has a parent.
         """
-        if folder.earlier_tree is None or not self._earlier.try_hold(folder, weight // 2):
-            return {}
-        return self._in_parent(folder)
-
-    def _in_parent(self, folder: Folder) -> dict[bytes, Entry]:
         tree = folder.earlier_tree
-        if tree is None:
+        if tree is None or not self._earlier.try_hold(folder, names_weight(names) // 2):
             return {}
         try:
-            return {entry.name: entry for entry in self._target.load_tree(tree)}
+            entries = self._target.load_tree(tree)
+            if not isinstance(entries, list):  # most of them are no more
+                wanted = frozenset(names)
+                entries = [entry for entry in entries if entry.name in wanted]
         except (DamagedBlob, MalformedData) as error:
-            log.warning(
-                "directory %r of the parent snapshot cannot be read, so its files are read anew:"
-                " %s",
-                folder.path,
-                error,
-            )
+            _read_anew(folder, error)
             return {}
+        return {entry.name: entry for entry in entries}
+
+    def stored_before(self, folder: Folder) -> Iterator[Entry]:
+        """Yield what a directory has in the parent in order of names, as far as it can be had."""
+        tree = folder.earlier_tree
+        try:
+            entries = self._target.load_tree(tree) if tree is not None else ()
+            if isinstance(entries, list):
+                if not self._earlier.try_hold(folder, len(entries) * ENTRY_BYTES // 2):
+                    return
+                entries.sort(key=_name)
+            yield from entries
+        except (DamagedBlob, MalformedData) as error:
+            _read_anew(folder, error)
 
     def with_attributes(self, folder: Folder, entry: Entry) -> Entry:
         """Return an entry of a directory, without its attributes if there is no room for them."""
@@ -191,7 +145,10 @@ class Assembly:
         """Store a complete directory, and upwards as far as it completes others."""
         current: Folder | None = folder
         while current is not None:
-            current = self._completed(current, self._stored(current))
+            if isinstance(current, Stretch):
+                current = current.write()
+            else:
+                current = self._completed(current, self._stored(current))
 
     def known(self, folder: Folder, tree: bytes) -> None:
         """Give a directory a tree that is stored already, and store those that it completes."""
@@ -199,7 +156,37 @@ class Assembly:
         if above is not None:
             self.store(above)
 
-    def _stored(self, folder: Folder) -> bytes:
+    def leave_out(self, folder: Folder, error: SourceError) -> None:
+        """Name a directory that is left out; ``VolumeError`` if it is the root."""
+        if folder.parent is None:
+            raise VolumeError(f"the volume's root cannot be listed: {error.reason}") from error
+        self._monitor.problem(error)
+        above = self._completed(folder, None)
+        if above is not None:
+            self.store(above)
+
+    def begin(self, folder: Folder) -> Stretches:
+        """Begin to store a directory in stretches; raises ``SourceError``."""
+        try:
+            folder.stretches = Stretches(folder, self._target.begin_tree(), self._written)
+        except TreeTooLarge as error:
+            raise SourceError(folder.path, f"{error}; left out") from error
+        return folder.stretches
+
+    def end(self, folder: Folder, stretches: Stretches) -> None:
+        """Store a directory when all of its stretches are finished, which may be now."""
+        if stretches.end():
+            self.store(folder)
+
+    def _written(self, stretch: Folder, entries: Sequence[Entry]) -> None:
+        """Account for entries that are held no longer."""
+        self.holding.release(stretch)
+        self.give_back(sum(accounted(entry.content) for entry in entries))
+
+    def _stored(self, folder: Folder) -> bytes | None:
+        """Store a directory; None if it has to be left out, and is named."""
+        if folder.stretches is not None:
+            return self._stored_in_stretches(folder, folder.stretches)
         entries = [entry for entry in folder.slots if entry is not None]
         tree = self._target.store_tree(entries)
         self.give_back(sum(accounted(entry.content) for entry in entries))
@@ -208,16 +195,31 @@ class Assembly:
             self._target.remember(tree, Remembered(folder.digest, len(entries), size))
         return tree
 
-    def _completed(self, folder: Folder, tree: bytes) -> Folder | None:
-        """Hand a stored directory to the one above; return that if it is complete by this."""
+    def _stored_in_stretches(self, folder: Folder, stretches: Stretches) -> bytes | None:
+        try:
+            tree = stretches.finish()
+        except TreeTooLarge as error:
+            if folder.parent is None:
+                raise VolumeError(f"the volume's root cannot be stored: {error}") from error
+            self._monitor.problem(SourceError(folder.path, f"{error}; left out"))
+            return None
+        if folder.digest and stretches.whole:
+            remembered = Remembered(folder.digest, stretches.entries, stretches.content_bytes)
+            self._target.remember(tree, remembered)
+        return tree
+
+    def _completed(self, folder: Folder, tree: bytes | None) -> Folder | None:
+        """Hand a directory that is stored, or left out, to the one above; return that if it is complete."""
         self.holding.release(folder)
         self._earlier.release(folder)
         if folder.parent is None or folder.entry is None:
-            self._root = tree
+            self._root = tree or b""
             self._complete.set()
             return None
-        finished = msgspec.structs.replace(folder.entry, subtree=tree)
-        self._count(finished, folder.earlier)
+        finished = None
+        if tree is not None:
+            finished = msgspec.structs.replace(folder.entry, subtree=tree)
+            self._count(finished, folder.earlier)
         complete = folder.parent.put([(folder.place, finished)])
         folder.slots = []  # only now: ``partial`` finds its entries here or there
         return folder.parent if complete else None
@@ -245,6 +247,8 @@ class Assembly:
             if len(folder.slots) > PARTIAL_ENTRIES:
                 continue
             entries = self._in_parent(folder)
+            if entries is None:
+                continue
             for child in children:
                 if child in trees and child.entry is not None:
                     whole = msgspec.structs.replace(child.entry, subtree=trees[child])
@@ -253,6 +257,16 @@ class Assembly:
             trees[folder] = self._target.store_tree([entries[name] for name in sorted(entries)])
         return trees.get(root) or root.earlier_tree or self._target.store_tree([])
 
+    def _in_parent(self, folder: Folder) -> dict[bytes, Entry] | None:
+        """Return what a directory has in the parent; None if that is too much to be held."""
+        tree = folder.earlier_tree
+        try:
+            entries = self._target.load_tree(tree) if tree is not None else []
+        except (DamagedBlob, MalformedData) as error:
+            _read_anew(folder, error)
+            return {}
+        return {entry.name: entry for entry in entries} if isinstance(entries, list) else None
+
     def _count(self, now: Entry, earlier: Entry | None) -> None:
         if earlier is None or earlier.kind is not Kind.DIRECTORY:
             self._monitor.add(directories_new=1)
@@ -260,6 +274,14 @@ class Assembly:
             self._monitor.add(directories_unmodified=1)
         else:
             self._monitor.add(directories_changed=1)
+
+
+def _read_anew(folder: Folder, error: RepositoryError) -> None:
+    log.warning(
+        "directory %r of the parent snapshot cannot be read, so its files are read anew: %s",
+        folder.path,
+        error,
+    )
 
 
 def accounted(content: Sequence[bytes] | None) -> int:

@@ -2,7 +2,8 @@
 
 A directory is one tree, so its entries, with their attributes, are held until it is stored. That costs
 the volume's owner next to nothing, and without a bound would cost the node's memory: a million empty
-files take 1.1 GB, and attributes six times their bytes (measured: listed, as JSON, and sealed). So what
+files take 1.1 GB, and attributes six times their bytes (measured: listed, as JSON, and sealed). So of
+a directory that has too many only the names are held, and some of its entries (``stretches``). And what
 is held is weighed. The walk waits while other directories hold too much; what does not fit beside the
 directories above it is left out and named, and attributes are left off. It is better to say what is
 missing than to be killed, and then to have nothing.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from agent.volume.looking import names_bytes
 from agent.volume.xattrs import Attributes
 
 ENTRY_BYTES = 1280
@@ -26,6 +28,15 @@ NAME_WEIGHT = 12
 ATTRIBUTE_WEIGHT = 6
 LIGHT_BYTES = 512
 """Attributes of so many bytes are taken to be in the weight of their entry: labels, an ACL."""
+
+AT_ONCE_BYTES = 50_000 * ENTRY_BYTES
+"""Directories that take more are worked on in stretches."""
+
+STRETCH_NAMES = 2048
+STRETCH_BYTES = STRETCH_NAMES * ENTRY_BYTES
+STRETCHES = 8
+"""What a stretch has at most, and how many of a directory are held at a time: while a file of the
+first is read, the walk goes on in the others."""
 
 RESERVED_BYTES = 288 << 20
 """What a run takes beside: buffers, packs, the index."""
@@ -53,10 +64,10 @@ class Holding:
         self._held: dict[Holder, int] = {}
         self._freed = threading.Condition()
 
-    def most_entries(self, holder: Holder) -> int:
-        """Return how many entries a directory may have beside what those above it hold."""
+    def room(self, holder: Holder) -> int:
+        """Return how many bytes a directory may hold beside what those above it hold."""
         with self._freed:
-            return max(0, self._budget - self._above(holder)) // ENTRY_BYTES
+            return max(0, self._budget - self._above(holder))
 
     def hold(self, holder: Holder, size: int, check: Callable[[], None]) -> bool:
         """Account for bytes; return False if they do not fit beside what directories above hold.
@@ -103,6 +114,11 @@ def names_weight(names: Sequence[bytes]) -> int:
     """Return what the entries of a directory take, in bytes; a long name may be escapes throughout."""
     beyond = sum(map(len, names)) - SHORT_NAME_BYTES * len(names)
     return len(names) * ENTRY_BYTES + max(0, beyond) * NAME_WEIGHT
+
+
+def stretches_weight(names: Sequence[bytes]) -> int:
+    """Return what a directory takes that is worked on in stretches: its names, and some of its entries."""
+    return names_bytes(names) + min(names_weight(names), STRETCHES * STRETCH_BYTES)
 
 
 def attributes_weight(attributes: Attributes) -> int:

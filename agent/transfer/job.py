@@ -16,9 +16,10 @@ from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, Summary
 from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import WriteOptions
-from agent.transfer.backup import Source, back_up
+from agent.transfer.backup import back_up
 from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.parent import tagged
+from agent.transfer.walk import Source
 from agent.volume.exclude import Exclude
 from agent.volume.reader import Volume
 

@@ -15,9 +15,10 @@ repository is damaged: all that can be had is restored, and then the run fails, 
 
 import concurrent.futures
 import dataclasses
+import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from agent.cancel import CancelToken, Run
@@ -37,6 +38,9 @@ from agent.volume.writer import TargetTree
 
 STEP_FILES = 1_024
 """After how many files of a directory the window's bounds are looked at."""
+
+PART_ENTRIES = 4_096
+"""How many entries of a directory are held at a time, if it has too many to hold them all."""
 
 _DIRECTORY = Kind.DIRECTORY
 
@@ -154,20 +158,56 @@ class _Restore:
         except (DamagedBlob, MalformedData) as error:
             self._writing.lost(folder.path, error)
             return
+        if not isinstance(entries, list):
+            yield from self._visit_long(folder, entries)
+            return
         here = self._wanted_here(folder, entries)
         try:
-            present = self._present(folder, entries, here) if here or folder.wanted else frozenset()
+            present = self._present(folder, entries) if here or folder.wanted else frozenset()
         except SourceError as error:
             self._monitor.problem(error)
             return
+        self._make_here(folder, here, present)
+        below = [entry for entry in entries if entry.kind is _DIRECTORY]
+        del entries, here, present
+        yield from self._enter_all(folder, below)
+
+    def _visit_long(
+        self, folder: TargetFolder, entries: Iterable[Entry]
+    ) -> Iterator[tuple[TargetFolder, bytes]]:
+        """Do the same with a directory of very many entries, some at a time."""
+        present: frozenset[bytes] | None = None
+        rest = iter(entries)
+        try:
+            while some := list(itertools.islice(rest, PART_ENTRIES)):
+                here = self._wanted_here(folder, some)
+                if present is None and (here or folder.wanted):
+                    present = self._present(folder, entries)
+                self._make_here(folder, here, present or frozenset())
+                yield from self._enter_all(folder, [e for e in some if e.kind is _DIRECTORY])
+        except MalformedData as error:
+            self._writing.lost(folder.path, error)
+        except SourceError as error:
+            self._monitor.problem(error)
+
+    def _make_here(
+        self, folder: TargetFolder, here: list[Entry], present: frozenset[bytes]
+    ) -> None:
+        """Make entries of a directory that are no directories."""
+        if self._delete and folder.wanted:
+            for entry in here:
+                if entry.name in present:
+                    self._clear_directory(folder, entry)
         self._monitor.add(bytes_total=sum(entry.size for entry in here))
         differing = self._compared(folder, here, present) if present else {}
         folder.expect(len(here))
         for place in range(0, len(here), STEP_FILES):
             self._run.check()
             self._make_all(folder, here[place : place + STEP_FILES], differing)
-        below = [entry for entry in entries if entry.kind is _DIRECTORY]
-        del entries, here, present, differing
+
+    def _enter_all(
+        self, folder: TargetFolder, below: list[Entry]
+    ) -> Iterator[tuple[TargetFolder, bytes]]:
         for entry in below:
             child = self._enter(folder, entry)
             if child is not None:
@@ -181,9 +221,7 @@ class _Restore:
         wants = self._selection.wants
         return [entry for entry in here if wants(join(folder.path, entry.name), False)]
 
-    def _present(
-        self, folder: TargetFolder, entries: list[Entry], here: list[Entry]
-    ) -> frozenset[bytes]:
+    def _present(self, folder: TargetFolder, entries: Iterable[Entry]) -> frozenset[bytes]:
         """Return which names are there already, after removing those that are not to stay."""
         if folder.directory.fresh:
             return frozenset()
@@ -194,9 +232,6 @@ class _Restore:
                 path = join(folder.path, name)
                 if wants(path, True) and wants(path, False):
                     self._remove(folder, name)
-            for entry in here:
-                if entry.name in present:
-                    self._clear_directory(folder, entry)
         return present
 
     def _clear_directory(self, folder: TargetFolder, entry: Entry) -> None:

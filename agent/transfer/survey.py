@@ -6,7 +6,7 @@ Before a restore it says what the restore would do (``preview``); after one it r
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
@@ -143,11 +143,10 @@ def _walk(
     while stack:
         cancel.check()
         directory, path, tree = stack.pop()
-        entries = _entries(source, tree)
         if request.delete and directory is not None:
-            yield from _extras(directory, path, entries, request.selection)
+            yield from _extras(directory, path, _entries(source, tree), request.selection)
         below = []
-        for entry in entries:
+        for entry in _entries(source, tree):
             here = join(path, entry.name)
             is_directory = entry.kind is Kind.DIRECTORY
             inner = _opened(directory, entry) if is_directory else directory
@@ -165,15 +164,15 @@ def _opened(directory: TargetDirectory | None, entry: Entry) -> TargetDirectory 
         return None
 
 
-def _entries(source: RestoreSource, tree: bytes) -> list[Entry]:
+def _entries(source: RestoreSource, tree: bytes) -> Iterator[Entry]:
     try:
-        return source.load_tree(tree)
+        yield from source.load_tree(tree)
     except (DamagedBlob, MalformedData):
-        return []  # the restore itself says so
+        return  # the restore itself says so
 
 
 def _extras(
-    directory: TargetDirectory, path: bytes, entries: list[Entry], selection: Selection
+    directory: TargetDirectory, path: bytes, entries: Iterable[Entry], selection: Selection
 ) -> Iterator[_Seen]:
     for name in sorted(directory.names().difference(entry.name for entry in entries)):
         here = join(path, name)

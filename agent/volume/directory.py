@@ -101,17 +101,27 @@ class Directory(Scoped):
         """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
         return list(self.iterate(self.listing(cancel), exclude, monitor))
 
-    def listing(self, cancel: CancelToken, most: int = sys.maxsize) -> Listing:
-        """Return all names with their facts; raises ``SourceError``, ``Canceled``.
+    def listing(self, cancel: CancelToken) -> Listing:
+        """Return all names with their facts; raises ``SourceError``, ``Canceled``."""
+        return self.look(self.names(), cancel)
 
-        Also for a directory that has more than ``most`` names, or gets new ones without end.
+    def names(self, most_bytes: int = sys.maxsize) -> list[bytes]:
+        """Return all raw names, sorted; raises ``SourceError``.
+
+        Also for a directory whose names take more than ``most_bytes``, or that gets new ones without end.
         """
+        with self._held() as descriptor, source_errors(self.path):
+            names = listed(descriptor, most_bytes)
+        if names is None:
+            raise SourceError(
+                self.path, f"has names that take more than {most_bytes} bytes, {TOO_MANY}"
+            )
+        return names
+
+    def look(self, names: Sequence[bytes], cancel: CancelToken) -> Listing:
+        """Return some names with their facts; raises ``Canceled``."""
+        facts = bytearray()
         with self._held() as descriptor:
-            with source_errors(self.path):
-                names = listed(descriptor, most)
-            if len(names) > most:
-                raise SourceError(self.path, f"has more than {most} entries, {TOO_MANY}")
-            facts = bytearray()
             for start in range(0, len(names), LOOKED_AT):
                 cancel.check()
                 facts += look(descriptor, names[start : start + LOOKED_AT])

@@ -7,10 +7,10 @@ The kernel does only what needs no decision. Whatever has a status here is looke
 import functools
 import hashlib
 import itertools
+import operator
 import os
 import stat as mode_bits
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,6 +31,11 @@ _FILE = struct.Struct("=6I2q5Q4Q")
 _PIN = struct.Struct("=QQ")
 _LENGTHS = struct.Struct("=II")
 _SECOND = 1_000_000_000
+_NAMES_AT_A_TIME = 8192
+_NAME_BYTES = 56
+"""What a name takes beside its bytes: the object's head, what is allocated in vain, its place in a list."""
+
+_name = operator.attrgetter("name")
 
 
 class ReadFile(NamedTuple):
@@ -60,9 +65,32 @@ class Listing:
         They are of a SHA-256: names and times are the owner's choice, who could forge anything
         weaker, and so hide a change.
         """
-        digest = hashlib.sha256(self._facts)
-        digest.update(b"\0".join(self.names))
-        return digest.digest()[:16]
+        digest = ListingDigest()
+        digest.add(self)
+        return digest.finish(self.names)
+
+    @property
+    def facts(self) -> bytearray:
+        """Return the facts as they are packed."""
+        return self._facts
+
+
+class ListingDigest:
+    """The digest of a listing, of which there may be a part at a time."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, listing: Listing) -> None:
+        """Take the facts of the next names."""
+        self._digest.update(listing.facts)
+
+    def finish(self, names: Sequence[bytes]) -> bytes:
+        """Return the digest of these names with all facts that were added."""
+        for start in range(0, len(names), _NAMES_AT_A_TIME):
+            self._digest.update(b"\0".join(names[start : start + _NAMES_AT_A_TIME]))
+            self._digest.update(b"\0")
+        return self._digest.digest()[:16]
 
 
 def look(directory: int, names: Sequence[bytes]) -> bytes:
@@ -143,12 +171,25 @@ def _attributes(packed: bytes) -> Attributes:
     return tuple(found)
 
 
-def listed(directory: int, most: int) -> list[bytes]:
-    """Return the raw names of an open directory, sorted; raises ``OSError``.
+def listed(directory: int, most_bytes: int) -> list[bytes] | None:
+    """Return the raw names of an open directory, sorted, or None; raises ``OSError``.
 
-    One more than ``most`` of them, which it then no more than tells: where a directory is listed by
-    age, an owner who goes on to rename files never lets a listing end.
+    None stands for names that take more than ``most_bytes`` as ``names_bytes`` counts; no more of them
+    are listed. Where a directory is listed by age, an owner who goes on to rename files never lets a
+    listing end.
     """
+    names: list[bytes] = []
     with os.scandir(directory) as found:
-        names = [entry.name for entry in itertools.islice(found, min(most, sys.maxsize - 1) + 1)]
-    return sorted(map(os.fsencode, names))
+        raw = map(os.fsencode, map(_name, found))
+        while some := list(itertools.islice(raw, _NAMES_AT_A_TIME)):
+            names += some
+            most_bytes -= names_bytes(some)
+            if most_bytes < 0:
+                return None
+    names.sort()
+    return names
+
+
+def names_bytes(names: Sequence[bytes]) -> int:
+    """Return what a list of names takes in memory."""
+    return sum(map(len, names)) + len(names) * _NAME_BYTES

@@ -13,7 +13,8 @@ from agent.cluster.patches import Final
 from agent.entry import Entry, Kind
 from agent.monitor import Monitor
 from agent.transfer import folders, job
-from agent.transfer.folders import LIST_STEP, Assembly, Folder
+from agent.transfer.folder import Folder
+from agent.transfer.folders import LIST_STEP, Assembly
 from tests.cluster.scene import pvb_object
 from tests.cluster.test_order import as_bytes
 from tests.transfer.running import Bench

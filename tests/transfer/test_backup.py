@@ -224,12 +224,12 @@ def test_a_directory_that_cannot_be_listed_is_left_out(
     (bench.volume / "bad").mkdir()
     (bench.volume / "gone" / "sub").mkdir(parents=True)
     (bench.volume / "good").mkdir()
-    look, entries = Directory.listing, Directory.iterate
+    names, entries = Directory.names, Directory.iterate
 
     def deny(self: Directory, *args: object) -> object:
         if self.path == b"bad":
             raise SourceError(b"bad", "Permission denied")
-        return look(self, *args)  # type: ignore[arg-type]
+        return names(self, *args)  # type: ignore[arg-type]
 
     def vanish(self: Directory, *args: object) -> object:
         found = list(entries(self, *args))  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def test_a_directory_that_cannot_be_listed_is_left_out(
             (bench.volume / "gone").rmdir()
         return iter(found)
 
-    monkeypatch.setattr(Directory, "listing", deny)
+    monkeypatch.setattr(Directory, "names", deny)
     monkeypatch.setattr(Directory, "iterate", vanish)
     result = bench.run()
     assert set(bench.entries(result.snapshot_id)) == {b"good"}
@@ -249,7 +249,7 @@ def test_a_root_that_cannot_be_listed_fails(bench: Bench, monkeypatch: pytest.Mo
     def deny(self: Directory, *args: object) -> object:
         raise SourceError(self.path, "Input/output error")
 
-    monkeypatch.setattr(Directory, "listing", deny)
+    monkeypatch.setattr(Directory, "names", deny)
     with pytest.raises(VolumeError, match="root cannot be listed: Input/output error"):
         bench.run()
     assert keys(bench.storage, "snapshots") == []

@@ -15,7 +15,7 @@ from agent.repository.writer import Writer
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from agent.transfer import checkpoint, folders
-from agent.transfer.backup import _Backup
+from agent.transfer.walk import Walk
 from tests.repository.making import PASSWORD, keys
 from tests.support.deep import nest
 from tests.transfer.running import Bench, all_content, noise
@@ -79,7 +79,7 @@ def interrupt(
 
 @pytest.mark.parametrize(
     ("owner", "name", "nth"),
-    [(_Backup, "_sort_out", 1), (_Backup, "_sort_out", 6), (_Backup, "_sort_out", 15)],
+    [(Walk, "_sort_out", 1), (Walk, "_sort_out", 6), (Walk, "_sort_out", 15)],
 )
 def test_a_run_that_winds_down_leaves_what_it_has_done_to_the_next(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, nth: int
@@ -105,7 +105,7 @@ def test_a_checkpoint_has_everything_that_was_finished(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = (DIRECTORIES - 2) * FILES
-    interrupt(bench, monkeypatch, _Backup, "_sort_out", 2 * DIRECTORIES, finished)
+    interrupt(bench, monkeypatch, Walk, "_sort_out", 2 * DIRECTORIES, finished)
     (left,) = checkpoints(bench)
     assert len(bench.content(left)) >= finished
     entries = bench.entries(left)
@@ -119,7 +119,7 @@ def test_a_checkpoint_keeps_of_the_parent_what_was_not_reached(
     first = bench.run()
     for number in range(DIRECTORIES):
         (bench.volume / f"d{number}" / "below" / "f0").write_bytes(noise(1000 + number, 5000))
-    interrupt(bench, monkeypatch, _Backup, "_sort_out", 9, 3 * FILES + 3)  # 3 of them changed
+    interrupt(bench, monkeypatch, Walk, "_sort_out", 9, 3 * FILES + 3)  # 3 of them changed
     (left,) = checkpoints(bench)
     old, new = bench.content(first.snapshot_id), all_content(bench.volume)
     found = bench.content(left)
@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 
     look = Fault("put", keep, key="snapshots/*", times=10**6, after=True)
     with monkeypatch.context() as patch:
-        at_call(patch, _Backup, "_sort_out", 15, wait)
+        at_call(patch, Walk, "_sort_out", 15, wait)
         bench.run(storage=Faulty(bench.storage, look))
     bench.storage = seen[0]  # as the storage was then; what the killed run wrote later is gone
     result = bench.run()
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_never_the_latest_snapshot(
 ) -> None:
     first = bench.run()
     (bench.volume / "more").write_bytes(b"more")
-    interrupt(bench, monkeypatch, _Backup, "_sort_out", 2)
+    interrupt(bench, monkeypatch, Walk, "_sort_out", 2)
     repository = bench.repository()
     assert repository.snapshot("latest").id == first.snapshot_id
     assert max(repository.snapshots(), key=lambda each: each.time_ns).id == first.snapshot_id
@@ -215,7 +215,7 @@ def test_a_damaged_parent_costs_a_checkpoint_nothing_but_what_it_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "load_tree", lost)
-        interrupt(bench, patch, _Backup, "_sort_out", 11, 3 * FILES)
+        interrupt(bench, patch, Walk, "_sort_out", 11, 3 * FILES)
     (left,) = checkpoints(bench)
     assert 3 * FILES <= len(bench.content(left)) < DIRECTORIES * FILES
     assert [found for found in check(bench.repository(), read_data=True) if found.damage] == []
@@ -223,7 +223,7 @@ def test_a_damaged_parent_costs_a_checkpoint_nothing_but_what_it_lost(
 
 def test_a_large_directory_is_not_held_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "PARTIAL_ENTRIES", 10)
-    interrupt(bench, monkeypatch, _Backup, "_sort_out", 11, 3 * FILES)
+    interrupt(bench, monkeypatch, Walk, "_sort_out", 11, 3 * FILES)
     (left,) = checkpoints(bench)
     found = bench.content(left)
     assert found
@@ -236,7 +236,7 @@ def test_a_deep_tree_has_checkpoints_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nest(bench.volume, 300)
-    interrupt(bench, monkeypatch, _Backup, "_sort_out", 280)
+    interrupt(bench, monkeypatch, Walk, "_sort_out", 280)
     assert len(checkpoints(bench)) == 1
 
 

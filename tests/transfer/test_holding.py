@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.transfer import holding
-from agent.transfer.folders import Folder
+from agent.transfer.folder import Folder
 from agent.transfer.holding import (
     ENTRY_BYTES,
     RESERVED_BYTES,
@@ -31,10 +31,10 @@ def never() -> None:
 
 def test_what_directories_above_hold_is_not_there_for_those_below() -> None:
     account, root = Holding(10 * ENTRY_BYTES), Folder.root(None)
-    assert account.most_entries(root) == 10
+    assert account.room(root) == 10 * ENTRY_BYTES
     assert account.hold(root, 4 * ENTRY_BYTES, never)
     child = below(root)
-    assert account.most_entries(child) == 6
+    assert account.room(child) == 6 * ENTRY_BYTES
     assert account.try_hold(child, 6 * ENTRY_BYTES)
     assert not account.try_hold(child, 1)
     account.release(child)
@@ -56,7 +56,7 @@ def test_the_walk_waits_for_directories_beside_it() -> None:
     thread.start()
     assert account.hold(after, 5 * ENTRY_BYTES, waiting.set)
     thread.join()
-    assert account.most_entries(below(after)) == 5
+    assert account.room(below(after)) == 5 * ENTRY_BYTES
 
 
 def test_what_grows_above_while_somebody_waits_is_not_waited_for() -> None:
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_left_out_and_what_comes_after_it_is_kept(bench: Be
     for _ in range(2):
         result = bench.run()
         (problem,) = bench.monitor.problems
-        assert (problem.path, "more than 9 entries" in problem.reason) == (b"b", True)
+        assert (problem.path, "has 10 entries" in problem.reason) == (b"b", True)
         assert len(bench.entries(result.snapshot_id)) == 2 + 9 + 8
 
 

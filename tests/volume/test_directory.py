@@ -17,6 +17,7 @@ from agent.errors import Canceled, SourceError
 from agent.monitor import Monitor
 from agent.volume.directory import Directory, Surroundings
 from agent.volume.exclude import Exclude
+from agent.volume.looking import names_bytes
 from agent.volume.mounts import holds_mounts, mount_id
 from agent.volume.names import NameCache
 from agent.volume.reader import Volume
@@ -216,10 +217,11 @@ def test_a_name_that_vanishes_during_the_listing_is_no_problem(
 def test_a_directory_of_too_many_names_is_not_listed(source: Path, volume: Volume) -> None:
     for name in ("a", "b", "c"):
         (source / name).touch()
-    assert len(volume.root.listing(NEVER, 3).names) == 3
-    for most in (0, 2):
-        with pytest.raises(SourceError, match=f"has more than {most} entries"):
-            volume.root.listing(NEVER, most)
+    room = names_bytes([b"a", b"b", b"c"])
+    assert volume.root.names(room) == [b"a", b"b", b"c"]
+    for most in (0, room - 1):
+        with pytest.raises(SourceError, match=f"names that take more than {most} bytes"):
+            volume.root.names(most)
 
 
 def test_attributes_of_one_file_have_a_bound(
