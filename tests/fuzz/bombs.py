@@ -8,6 +8,7 @@ key: the writer has it, so no seal helps.
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import re
 import resource
@@ -19,21 +20,25 @@ from typing import Any, NamedTuple
 
 import zstandard
 
+from agent.cancel import NEVER
 from agent.cluster import objects
 from agent.cluster.client import decode
 from agent.cluster.order import OrderKind, parse
 from agent.cluster.record import read_record
 from agent.errors import ClusterError, DamagedBlob, MalformedData, PodliftError, WrongPassword
 from agent.repository.crypto import OVERHEAD
-from agent.repository.identity import BlobId, BlobType
+from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import decode_index
 from agent.repository.keyfile import decode_key, open_key
 from agent.repository.lockfile import decode_lock
-from agent.repository.objects import Folder, Objects
+from agent.repository.longblob import LongTree, fetch_tree
+from agent.repository.longtree import decode_pieces
+from agent.repository.objects import Folder, Objects, pack_key
 from agent.repository.pack import PackedBlob, decode_header, header_span
 from agent.repository.plainkernel import SEALED, PlainKernel
 from agent.repository.reader import BlobOpener
 from agent.repository.snapshot import decode_snapshot
+from agent.repository.table import Found
 from agent.repository.tree import decode_tree
 from agent.storage import s3client
 from agent.storage.memory import MemoryStorage
@@ -88,6 +93,14 @@ def _load(folder: Folder, frames: bytes) -> bytes:
 def _blob(packed: bytes, plain_length: int, type: BlobType = BlobType.DATA) -> bytes:
     sealed = bytes(KEY.seal(IV, packed))
     return BlobOpener(KEY).open(sealed, PackedBlob(type, BlobId(_ID), 0, len(sealed), plain_length))
+
+
+def _long_tree(packed: bytes, plain_length: int) -> LongTree:
+    storage, id = MemoryStorage(), PackId(_ID)
+    sealed = bytes(KEY.seal(IV, packed))
+    storage.put(pack_key(id), sealed)
+    blob = PackedBlob(BlobType.TREE, BlobId(_ID), 0, len(sealed), plain_length)
+    return fetch_tree(storage, Found(id, blob), KEY, None, NEVER)
 
 
 def _by_the_plain_kernel(packed: bytes, plain_length: int) -> None:
@@ -158,6 +171,10 @@ BOMBS = {
     "tree of empty nodes, leniently": Bomb(lambda: _tree(b"{}", 4_000_000, lenient=True), 64, MalformedData),
     "tree of empty attributes": Bomb(lambda: decode_tree(b'{"nodes":[{"extended_attributes":[%s{}]}]}' % (b"{}," * 4_000_000)), 64, MalformedData),
     "tree of small nodes": Bomb(lambda: _tree(_NODE, 400_000), 400, None),
+    "long tree of nested arrays": Bomb(lambda: list(decode_pieces([b'{"nodes":[{"content":', _DEEP, b"}]}"])), 64, MalformedData),
+    "long tree of empty nodes": Bomb(lambda: list(decode_pieces(itertools.chain([b'{"nodes":[{}'], itertools.repeat(b",{}" * 10_000, 400)))), 64, MalformedData),
+    "long tree of 1 GiB that says so": Bomb(lambda: _long_tree(_frame(1 << 30), 1 << 30), 32, DamagedBlob),
+    "long tree of 4 GiB that says 64 MiB": Bomb(lambda: _long_tree(_frame(4 << 30), 64 * MIB), 32, DamagedBlob),
     "content of empty ids": Bomb(lambda: decode_tree(b'{"nodes":[{"name":"a","type":"file","content":[%s""]}]}' % (b'"",' * 4_000_000)), 128, MalformedData),
     "data blob of 4 GiB that says 1 MiB": Bomb(lambda: _blob(_frame(4 << 30), MIB), 32, DamagedBlob),
     "data blob of 4 GiB that says so": Bomb(lambda: _blob(_frame((4 << 30) - 1), (4 << 30) - 1), 64, DamagedBlob),

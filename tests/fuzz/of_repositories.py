@@ -7,10 +7,12 @@ import json
 import struct
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import xxhash
 import zstandard
 
+from agent.cancel import NEVER
 from agent.config import CacheDir
 from agent.entry import Entry, Kind
 from agent.errors import (
@@ -20,7 +22,7 @@ from agent.errors import (
     UsageError,
     WrongPassword,
 )
-from agent.repository import _table, cache, remembered
+from agent.repository import _table, cache, longtree, remembered
 from agent.repository.cache import Cache
 from agent.repository.crypto import Key
 from agent.repository.gojson import replace_invalid, unquote_name
@@ -39,7 +41,16 @@ from agent.repository.keyfile import (
     open_key,
 )
 from agent.repository.lockfile import Lock, decode_lock, encode_lock
-from agent.repository.node import Node, parse_id, read_node, read_nodes, read_raw_nodes
+from agent.repository.longblob import fetch_tree
+from agent.repository.node import (
+    Node,
+    parse_id,
+    read_node,
+    read_node_list,
+    read_nodes,
+    read_raw_list,
+    read_raw_nodes,
+)
 from agent.repository.objects import Folder, Objects, pack_key
 from agent.repository.pack import (
     PackBuilder,
@@ -57,9 +68,9 @@ from agent.repository.remembered import Directories
 from agent.repository.retention import Duration, parse_duration
 from agent.repository.snapshot import Snapshot, Summary, decode_snapshot, encode_snapshot
 from agent.repository.subset import Subset, parse_subset
-from agent.repository.table import Table
+from agent.repository.table import Found, Table
 from agent.repository.times import parse_offset, parse_time, utc
-from agent.repository.tree import check_order, decode_tree, encode_tree
+from agent.repository.tree import check_order, decode_nodes, decode_tree, encode_tree
 from agent.repository.unpacked import inflate, unwrap, wrap
 from agent.storage.memory import MemoryStorage
 from tests.fuzz.decoder import Decoder
@@ -228,6 +239,35 @@ def _lenient(content: bytes) -> object:
     return found
 
 
+def _in_pieces(content: bytes) -> object:
+    """Read a tree in pieces, which reads as in one if it does."""
+    pieces = [content[at : at + 100] for at in range(0, len(content), 100)]
+    with mock.patch.object(longtree, "READ_BYTES", 200):
+        found = list(longtree.decode_pieces(pieces))
+    assert found == decode_tree(content)
+    return found
+
+
+def _fetched(sealed: bytes) -> object:
+    """Fetch a long tree for each length that an index may claim, and read it."""
+    storage, last = MemoryStorage(), None
+    storage.put(pack_key(PackId(IDS[0])), sealed)
+    found: list[Entry] = []
+    for plain_length in (0, len(TREE), 1, 9 << 20):
+        blob = PackedBlob(BlobType.TREE, _TREE_ID, 0, len(sealed), plain_length)
+        try:
+            found = list(fetch_tree(storage, Found(PackId(IDS[0]), blob), KEY, None, NEVER))
+        except DamagedBlob as error:
+            last = error
+    if not found and last is not None:
+        raise last
+    return found
+
+
+_TREE_ID = BlobId(hashlib.sha256(TREE).digest())
+_PACKED_TREE = zstandard.ZstdCompressor(write_content_size=False).compress(TREE)
+_SEALED_TREES = [bytes(KEY.seal(IV, TREE)), bytes(KEY.seal(IV, _PACKED_TREE))]
+
 _OPENER = BlobOpener(KEY)
 _KERNELS = blob_kernel(KEY, 2, 1), PlainKernel(KEY, 2, 1)
 _SEALED_BLOBS = [bytes(KEY.seal(IV, PLAIN)), bytes(KEY.seal(IV, FRAMES))]
@@ -355,6 +395,12 @@ DECODERS = [
     Decoder("end of a pack", lambda c: header_span(c[-4:], len(c), WHAT), "bytes", [PACK], _MALFORMED, tuple, ("agent.repository.pack.header_span",)),
     Decoder("tree", _tree, "json", [TREE, SMALL_TREE], _MALFORMED, list, ("agent.repository.tree.decode_tree",), _WORDS),
     Decoder("tree, leniently", _lenient, "json", [TREE], _MALFORMED, list, ("agent.repository.tree.decode_tree",), _WORDS),
+    Decoder("tree, in pieces", _in_pieces, "json", [TREE, SMALL_TREE], _MALFORMED, list, ("agent.repository.longtree.decode_pieces",), _WORDS),
+    Decoder("long tree", _fetched, "bytes", _SEALED_TREES, (DamagedBlob,), list, ("agent.repository.longblob",)),
+    Decoder("long tree, authentic", lambda c: _fetched(bytes(KEY.seal(IV, c))), "bytes", [_PACKED_TREE, TREE], (DamagedBlob,), list),
+    Decoder("list of nodes", decode_nodes, "json", [json.dumps(json.loads(TREE)["nodes"]).encode()], _MALFORMED, list, ("agent.repository.tree.decode_nodes",), _WORDS),
+    Decoder("bare nodes", read_node_list, "json", [json.dumps(json.loads(TREE)["nodes"]).encode()], _MALFORMED, list, ("agent.repository.node.read_node_list",), _WORDS, share=0.5),
+    Decoder("raw bare nodes", read_raw_list, "json", [json.dumps(json.loads(TREE)["nodes"]).encode()], _MALFORMED, list, ("agent.repository.node.read_raw_list",), _WORDS, share=0.5),
     Decoder("nodes", read_nodes, "json", [TREE], _MALFORMED, list, ("agent.repository.node.read_nodes", "agent.repository.node.read_json"), _WORDS),
     Decoder("raw nodes", read_raw_nodes, "json", [TREE], _MALFORMED, list, ("agent.repository.node.read_raw_nodes",), _WORDS),
     Decoder("node", read_node, "json", [json.dumps(json.loads(SMALL_TREE)["nodes"][0]).encode()], _MALFORMED, Node, ("agent.repository.node.read_node",), _WORDS),
