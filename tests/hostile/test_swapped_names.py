@@ -11,6 +11,7 @@ from tests.hostile import attacker
 from tests.hostile.attacker import Act, attacking
 from tests.hostile.scene import ENOUGH, ROUNDS, Scene
 from tests.hostile.watch import never_opened
+from tests.support.longdirs import lower_limits
 from tests.transfer.running import noise
 
 LEVELS = 4
@@ -158,3 +159,27 @@ def test_what_is_mounted_into_the_volume_is_not_read(scene: Scene, mount: object
     assert scene.victim.facts() == before
     scene.judge()
     assert set(scene.entries()) == {b"d"}
+
+
+def test_names_change_in_a_directory_that_is_worked_on_in_stretches(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower_limits(monkeypatch.setattr)
+    before = scene.victim.facts()
+    for number in range(60):
+        (scene.volume / f"f{number:02}").write_bytes(noise(number, 2000))
+    (scene.volume / "link").symlink_to(scene.victim.root / "file")
+    (scene.volume / "folder").symlink_to(scene.victim.root)
+    (scene.volume / "g").mkdir()
+    acts: list[Act] = [
+        (attacker.exchange, (scene.volume, "f07", "link")),
+        (attacker.exchange, (scene.volume, "g", "folder")),
+        (attacker.take_turns, (scene.volume, "f33")),
+        (attacker.add_entries, (scene.volume, 40)),
+    ]
+    done = scene.back_up_under(*acts, hit="replaced")
+    assert min(done) >= ENOUGH
+    assert scene.victim.facts() == before
+    scene.judge(restored=False)
+    scene.back_up()
+    assert scene.entries().keys() >= {b"f%02d" % n for n in range(60) if n not in (7, 33)}
