@@ -51,9 +51,9 @@ def check(
     for id, blobs in packs.blobs(packs.missing):
         health.lose(id, blobs)
     wanted = _wanted(packs, read_data, subset)
-    reader = PackReader(repository.objects, monitor, cancel)
-    yield from reader.read(packs, wanted, health)
     trees = repository.blobs(view, cancel)
+    reader = PackReader(repository.objects, trees, monitor, cancel)
+    yield from reader.read(packs, wanted, health)
     yield from TouchedPlaces(trees, health, monitor, cancel).findings(snapshots)
 
 

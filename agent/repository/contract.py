@@ -33,8 +33,8 @@ class Remembered(msgspec.Struct, frozen=True, gc=False):
 class TreeWriter(Protocol):
     """The tree of one directory in the making, for one that has too many entries to hold them all.
 
-    Used by one thread at a time. ``TreeTooLarge``, of both calls, concerns this directory alone, and
-    ``close`` is all that may follow it.
+    Used by one thread at a time. ``TreeTooLarge``, of both calls, concerns this directory alone; after
+    an error nothing may follow but ``close``, which a failed ``finish`` has done already.
     """
 
     def add(self, entries: Sequence[Entry]) -> None:

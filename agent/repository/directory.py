@@ -5,6 +5,7 @@ entries that it cannot decode make it crash (restic-format.md section 21). The r
 what is found wrong is told once for each name, and one thing that is wrong hides no other.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,10 +13,10 @@ from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, StorageError
 from agent.repository.finding import Advice
 from agent.repository.health import Health, State
-from agent.repository.identity import BlobId, BlobType
+from agent.repository.identity import BlobType
 from agent.repository.objects import of_one_object
 from agent.repository.reader import BlobReader
-from agent.repository.tree import check_order, decode_tree
+from agent.repository.tree import disorder
 
 _LOST = (Advice.PACKS, Advice.BACKUP, Advice.RESTORE)
 _UNNAMED = (Advice.INDEX, Advice.BACKUP, Advice.RESTORE)
@@ -54,25 +55,25 @@ class DirectoryCheck:
 
         ``on_file`` is called with every file that could be decoded.
         """
-        try:
-            plain = self._blobs.load(BlobType.TREE, BlobId(tree))
-        except DamagedBlob as error:
-            yield Fault(None, f"this directory cannot be read: {error}", _LOST)
-            return
-        except StorageError as error:
-            if not of_one_object(error):
-                raise
-            yield Fault(None, f"this directory cannot be read: {error}", _LOST)
-            return
         refused: list[MalformedData] = []
         try:
-            entries = decode_tree(plain, refused)
-        except MalformedData as error:
-            yield Fault(None, f"this directory cannot be read: {error}", _WRONG)
+            entries = self._blobs.load_tree(tree, refused)
+            faults = disorder(entries)
+            unordered = next(faults, "")
+            collections.deque(
+                faults, maxlen=0
+            )  # all of it is read now, and all that is refused known
+        except (DamagedBlob, MalformedData, StorageError) as error:
+            if isinstance(error, StorageError) and not of_one_object(error):
+                raise
+            advice = _WRONG if isinstance(error, MalformedData) else _LOST
+            yield Fault(None, f"this directory cannot be read: {error}", advice)
             return
         for bad in refused:
             yield Fault(None, f"{bad}; restic's check crashes on it", _WRONG)
-        yield from _order(entries)
+        if unordered:
+            told = f"the names of this directory are not in order: {unordered}"
+            yield Fault(None, told, _WRONG)
         for entry in entries:
             if entry.subtree is not None:
                 yield from self._directory(entry, children)
@@ -106,10 +107,3 @@ class DirectoryCheck:
         if size != entry.size:
             told = f"says {entry.size} bytes, its content has {size}"
             yield Fault(entry.name, told, _WRONG)
-
-
-def _order(entries: list[Entry]) -> Iterator[Fault]:
-    try:
-        check_order(entries)
-    except MalformedData as error:
-        yield Fault(None, f"the names of this directory are not in order: {error.reason}", _WRONG)

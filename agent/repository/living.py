@@ -10,8 +10,10 @@ together from there, so that a pack is not read again for each of its directorie
 
 import collections
 import concurrent.futures
+import contextlib
+import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agent.cancel import CancelToken
@@ -22,7 +24,7 @@ from agent.repository.census import Census
 from agent.repository.identity import ID_SIZE, BlobId, BlobType, PackId
 from agent.repository.pack import PackedBlob
 from agent.repository.ranges import read_blobs
-from agent.repository.reader import BlobOpener, BlobReader
+from agent.repository.reader import LONG_TREE_BYTES, BlobOpener, BlobReader
 from agent.repository.repository import LOADERS, Repository
 from agent.repository.snapshot import Snapshot
 from agent.repository.tree import decode_tree
@@ -97,28 +99,24 @@ class Living:
 
     def _load(self, pack: PackId, blobs: Sequence[PackedBlob]) -> list[Tree]:
         missing = {blob.id for blob in blobs}
+        short = [blob for blob in blobs if blob.content_bytes <= LONG_TREE_BYTES]
         trees = []
-        try:
-            for blob, sealed in read_blobs(self._objects.storage, pack, blobs, self._cancel):
+        # Another pack may hold what is lost here, and the reader has the words for it if none does.
+        with contextlib.suppress(DamagedBlob, StorageError):
+            for blob, sealed in read_blobs(self._objects.storage, pack, short, self._cancel):
                 if self._stop.is_set():
                     return []
-                trees.append(self._decoded(blob.id, self._opener.open(sealed, blob)))
+                plain = self._opener.open(sealed, blob)
+                trees.append(self._tree_of(blob.id, functools.partial(decode_tree, plain)))
                 missing.discard(blob.id)
-        except (DamagedBlob, StorageError):
-            # another pack may hold it, and the reader has the words for it if none does
-            trees += [self._decoded(id, self._again(id)) for id in missing]
-        return trees
+        return trees + [
+            self._tree_of(id, functools.partial(self._reader.load_tree, id)) for id in missing
+        ]
 
-    def _again(self, id: BlobId) -> bytes:
+    def _tree_of(self, id: BlobId, load: Callable[[], Iterable[Entry]]) -> Tree:
         try:
-            return self._reader.load(BlobType.TREE, id)
-        except DamagedBlob as error:
-            raise _unreadable(id, error) from error
-
-    def _decoded(self, id: BlobId, plain: bytes) -> Tree:
-        try:
-            return _needs(id, decode_tree(plain))
-        except MalformedData as error:
+            return _needs(id, load())
+        except (DamagedBlob, MalformedData) as error:
             raise _unreadable(id, error) from error
 
     def _take(self, trees: list[Tree]) -> None:

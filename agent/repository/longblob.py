@@ -204,8 +204,12 @@ class LongTreeWriter:
 
     def finish(self) -> bytes:
         """Store the tree unless it is known; return its id."""
-        self._blob.write(self._text.finish())
-        return self._store(self._blob)
+        try:
+            self._blob.write(self._text.finish())
+            return self._store(self._blob)
+        except BaseException:
+            self._blob.close()
+            raise
 
     def close(self) -> None:
         """Give up a tree that is not stored."""

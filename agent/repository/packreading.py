@@ -27,7 +27,7 @@ from agent.monitor import Monitor
 from agent.repository.crypto import Buffer
 from agent.repository.finding import Advice, Finding, damage
 from agent.repository.health import Health
-from agent.repository.identity import PackId
+from agent.repository.identity import BlobType, PackId
 from agent.repository.objects import Objects, of_one_object, pack_key
 from agent.repository.pack import (
     FRAME_BYTES,
@@ -38,8 +38,9 @@ from agent.repository.pack import (
     packed_size,
 )
 from agent.repository.packlist import PackList
-from agent.repository.reader import BlobOpener
+from agent.repository.reader import LONG_TREE_BYTES, BlobOpener, BlobReader
 from agent.repository.repository import LOADERS
+from agent.repository.table import Found
 
 WHOLE_BYTES = 24 << 20
 """Up to this size a pack comes in one request: a pack of the usual size with its last blob."""
@@ -84,8 +85,11 @@ class Reading(msgspec.Struct):
 class PackReader:
     """Reads packs in a few threads."""
 
-    def __init__(self, objects: Objects, monitor: Monitor, cancel: CancelToken) -> None:
+    def __init__(
+        self, objects: Objects, trees: BlobReader, monitor: Monitor, cancel: CancelToken
+    ) -> None:
         self._objects = objects
+        self._trees = trees
         self._opener = BlobOpener(objects.key)
         self._monitor = monitor
         self._run = Run(cancel)
@@ -128,7 +132,7 @@ class PackReader:
             for blob in blobs:
                 self._run.check()
                 try:
-                    self._opener.open(stream.at(blob.offset, blob.length), blob)
+                    self._prove(id, blob, stream)
                 except DamagedBlob:
                     reading.lost.append(blob)
             tail = stream.rest()
@@ -145,6 +149,13 @@ class PackReader:
         reading.renamed = stream.digest.digest() != id
         reading.header = self._compare(id, blobs, size, tail)
         return reading
+
+    def _prove(self, id: PackId, blob: PackedBlob, stream: "_Stream") -> None:
+        """Raise ``DamagedBlob`` unless a blob opens; a long tree is fetched once more, by way of a file."""
+        if blob.type is BlobType.TREE and blob.content_bytes > LONG_TREE_BYTES:
+            self._trees.prove_at(Found(id, blob))
+        else:
+            self._opener.open(stream.at(blob.offset, blob.length), blob)
 
     def _compare(self, id: PackId, blobs: list[PackedBlob], size: int, tail: Buffer) -> str:
         """Return how the header differs from the index; ``tail`` is what ends the pack."""

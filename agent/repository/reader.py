@@ -251,6 +251,15 @@ class BlobReader:
         """Raise ``DamagedBlob`` unless a tree can be read."""
         self._from_any(BlobType.TREE, BlobId(id), self._tree)
 
+    def prove_at(self, place: Found) -> None:
+        """Raise ``DamagedBlob`` unless a tree can be read from this pack."""
+        try:
+            self._tree(place)
+        except StorageError:
+            if not self._too_short(place):
+                raise
+            raise DamagedBlob(f"pack {place.pack.hex()} is cut short") from None
+
     def _tree(self, place: Found) -> bytes | LongTree:
         if place.blob.content_bytes <= LONG_TREE_BYTES:
             return self._whole(place)

@@ -14,13 +14,12 @@ from agent.monitor import Monitor
 from agent.repository.directory import Child, DirectoryCheck, Fault
 from agent.repository.finding import Advice, Finding, Touched
 from agent.repository.health import Health
-from agent.repository.identity import BlobId, BlobType
+from agent.repository.identity import BlobType
 from agent.repository.linkidentity import LinkCensus, LinkJudge, Mistaken
 from agent.repository.objects import of_one_object
 from agent.repository.paths import shown
 from agent.repository.reader import BlobReader
 from agent.repository.snapshot import Snapshot
-from agent.repository.tree import decode_tree
 from agent.repository.treesums import TreeSums
 
 NAMED_OF_SNAPSHOT = 20
@@ -112,7 +111,7 @@ class TouchedPlaces:
 
     def _walk(self, root: bytes, sums: TreeSums) -> Iterator[tuple[bytes, Entry]]:
         """Yield every entry of the directories below which something is, with their paths."""
-        stack = [(b"", iter(self._entries(root)))]
+        stack = [(b"", self._entries(root))]
         while stack:
             self._cancel.check()
             path, entries = stack[-1]
@@ -122,24 +121,26 @@ class TouchedPlaces:
                 continue
             yield path, entry
             if entry.subtree is not None and sums.sum(entry.subtree):
-                stack.append((path + b"/" + entry.name, iter(self._entries(entry.subtree))))
+                stack.append((path + b"/" + entry.name, self._entries(entry.subtree)))
 
-    def _entries(self, tree: bytes) -> list[Entry]:
-        """Return what can be read of a directory; what cannot is reported elsewhere."""
+    def _entries(self, tree: bytes) -> Iterator[Entry]:
+        """Yield what can be read of a directory; what cannot is reported elsewhere."""
         try:
-            return decode_tree(self._blobs.load(BlobType.TREE, BlobId(tree)), [])
+            yield from self._blobs.load_tree(tree, [])
         except (DamagedBlob, MalformedData):
-            return []
+            return
         except StorageError as error:
             if not of_one_object(error):
                 raise
-            return []
 
     def _counter_of(self, judge: LinkJudge) -> Callable[[bytes], tuple[int, list[bytes]]]:
         def count(tree: bytes) -> tuple[int, list[bytes]]:
-            entries = self._entries(tree)
-            found = sum(1 for entry in entries if judge.concerns(entry))
-            return found, [entry.subtree for entry in entries if entry.subtree is not None]
+            found, below = 0, []
+            for entry in self._entries(tree):
+                found += judge.concerns(entry)
+                if entry.subtree is not None:
+                    below.append(entry.subtree)
+            return found, below
 
         return count
 

@@ -13,7 +13,7 @@ import base64
 import functools
 import io
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from agent.entry import Entry, Kind
 from agent.errors import MalformedData, RepositoryError
@@ -147,13 +147,20 @@ def _entries_of(nodes: list[Node]) -> list[Entry]:
     return entries
 
 
-def check_order(entries: Sequence[Entry]) -> None:
+def check_order(entries: Iterable[Entry]) -> None:
     """Raise ``MalformedData`` unless names rise strictly; restic's parent lookup relies on it."""
-    for i in range(1, len(entries)):
-        before, name = entries[i - 1].name, entries[i].name
-        if name <= before:
-            fault = "occurs twice" if name == before else f"comes after {before!r}"
-            raise MalformedData("tree", f"the name {name!r} {fault}")
+    for fault in disorder(entries):
+        raise MalformedData("tree", fault)
+
+
+def disorder(entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield what is wrong with each name that does not rise."""
+    before = b""
+    for entry in entries:
+        if entry.name <= before:
+            fault = "occurs twice" if entry.name == before else f"comes after {before!r}"
+            yield f"the name {entry.name!r} {fault}"
+        before = entry.name
 
 
 @functools.lru_cache(maxsize=1024)

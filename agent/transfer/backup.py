@@ -106,6 +106,7 @@ class _Backup:
         """End all threads; readers first, since they feed the savers."""
         self._readers.close()
         self._savers.close()
+        self.assembly.close()
 
     def root(self) -> bytes:
         """Wait for the root tree."""

@@ -69,10 +69,16 @@ class Assembly:
         budget = budget_bytes()
         self.holding = Holding(budget)
         self._earlier = Holding(budget // 2)
+        self._begun: set[Stretches] = set()
         self._complete = threading.Event()
         self._root = b""
         self._lists = threading.Lock()
         self._listed = 0
+
+    def close(self) -> None:
+        """Give up what is not stored; for when no thread works on it any more."""
+        for stretches in self._begun:
+            stretches.close()
 
     def take(self, chunks: int) -> bool:
         """Account for a part of a long list, unless there is no room; ``store`` gives it back."""
@@ -168,10 +174,12 @@ class Assembly:
     def begin(self, folder: Folder) -> Stretches:
         """Begin to store a directory in stretches; raises ``SourceError``."""
         try:
-            folder.stretches = Stretches(folder, self._target.begin_tree(), self._written)
+            stretches = Stretches(folder, self._target.begin_tree(), self._written)
         except TreeTooLarge as error:
             raise SourceError(folder.path, f"{error}; left out") from error
-        return folder.stretches
+        folder.stretches = stretches
+        self._begun.add(stretches)
+        return stretches
 
     def end(self, folder: Folder, stretches: Stretches) -> None:
         """Store a directory when all of its stretches are finished, which may be now."""
@@ -196,6 +204,8 @@ class Assembly:
         return tree
 
     def _stored_in_stretches(self, folder: Folder, stretches: Stretches) -> bytes | None:
+        folder.stretches = None
+        self._begun.discard(stretches)
         try:
             tree = stretches.finish()
         except TreeTooLarge as error:

@@ -106,17 +106,12 @@ class Stretches:
         """Store the tree and return its id; raises ``TreeTooLarge``."""
         if self._refused is not None:
             raise self._refused
-        try:
-            return self._tree.finish()
-        except TreeTooLarge:
-            self._tree.close()
-            raise
+        return self._tree.finish()
 
     def close(self) -> None:
         """Give up: what still finishes is not written."""
         with self._changed:
-            if not self._ended:
-                self._refuse(TreeTooLarge("given up"))
+            self._refuse(TreeTooLarge("given up"))
 
     def _write(self, stretch: Stretch) -> None:
         entries = [entry for entry in stretch.slots if entry is not None]

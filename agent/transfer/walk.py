@@ -136,22 +136,18 @@ class Walk:
             return
         digest = None if self._source.exclude else ListingDigest()
         earlier = Earlier(self._assembly.stored_before(folder))
-        try:
-            for some in divided(names):
-                if stretches.refused:
-                    break
-                listing = directory.look(some, self._shared.cancel)
-                entries = self._entries(folder, directory, listing)
-                if digest is not None and _all_plain(entries, listing):
-                    digest.add(listing)
-                else:
-                    digest = None
-                if entries:
-                    stretch = stretches.begin(len(entries), self._shared.run.check)
-                    yield from self._work(stretch, directory, entries, earlier.of(some))
-        except BaseException:
-            stretches.close()
-            raise
+        for some in divided(names):
+            if stretches.refused:
+                break
+            listing = directory.look(some, self._shared.cancel)
+            entries = self._entries(folder, directory, listing)
+            if digest is not None and _all_plain(entries, listing):
+                digest.add(listing)
+            else:
+                digest = None
+            if entries:
+                stretch = stretches.begin(len(entries), self._shared.run.check)
+                yield from self._work(stretch, directory, entries, earlier.of(some))
         if digest is not None:
             folder.digest = digest.finish(names)
         self._assembly.end(folder, stretches)

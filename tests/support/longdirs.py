@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from agent.repository import longblob, longtree, reader
+from agent.repository import living, longblob, longtree, packreading, reader
 from agent.transfer import restore, stretches, walk
 from agent.transfer.holding import ENTRY_BYTES
 
@@ -13,6 +13,8 @@ _LIMITS = (
     (stretches, "STRETCH_NAMES", STRETCH_NAMES),
     (stretches, "STRETCH_BYTES", STRETCH_NAMES * ENTRY_BYTES),
     (stretches, "STRETCHES", 2),
+    (living, "LONG_TREE_BYTES", 2000),
+    (packreading, "LONG_TREE_BYTES", 2000),
     (reader, "LONG_TREE_BYTES", 2000),
     (longtree, "READ_BYTES", 500),
     (longtree, "PIECE_BYTES", 700),

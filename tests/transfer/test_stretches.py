@@ -1,5 +1,7 @@
 """Directories that are worked on in stretches: the same snapshot, whatever happens to them meanwhile."""
 
+import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -12,13 +14,26 @@ from typing import Any
 
 import pytest
 
-from agent.cancel import CancelToken
-from agent.entry import Entry
-from agent.errors import Canceled, DamagedBlob, MalformedData, TreeTooLarge, VolumeError
+from agent.cancel import NEVER, CancelToken
+from agent.entry import Entry, Kind
+from agent.errors import (
+    Canceled,
+    DamagedBlob,
+    MalformedData,
+    RepositoryError,
+    TreeTooLarge,
+    VolumeError,
+)
 from agent.monitor import Monitor
 from agent.repository import longblob
+from agent.repository.check import check
+from agent.repository.difference import Difference
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.longblob import LongTree, LongTreeWriter
+from agent.repository.objects import pack_key
+from agent.repository.prune import plan_prune, run_prune
+from agent.repository.pruneplan import PruneOptions
+from agent.repository.stats import measure
 from agent.repository.writer import Writer
 from agent.transfer import checkpoint
 from agent.transfer.folder import Folder
@@ -36,8 +51,21 @@ FILES = 43
 
 
 @pytest.fixture(autouse=True)
-def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def _limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     lower_limits(monkeypatch.setattr)
+    before = temporary_files()
+    yield
+    gc.collect()  # tracebacks hold some
+    assert temporary_files() == before
+
+
+def temporary_files() -> int:
+    """Count the files that are open and have no name."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{name}").endswith(" (deleted)")
+    return count
 
 
 @pytest.fixture
@@ -262,7 +290,10 @@ def test_a_cancel_or_a_failure_in_the_middle_ends_the_run(
 
 
 def test_a_parent_that_is_damaged_or_does_not_decode_costs_reading_only(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     wanted = tree_of(bench, bench.run().snapshot_id)
     decode = longblob.decode_pieces
@@ -289,6 +320,7 @@ def test_a_parent_that_is_damaged_or_does_not_decode_costs_reading_only(
     assert counters.files_unmodified == 0
     assert counters.tree_blobs > 5
     assert tree_of(bench, "latest") == wanted
+    caplog.clear()  # what is logged there holds on to what it was about
 
 
 def test_checkpoints_have_what_the_parent_has_of_a_long_directory(
@@ -312,6 +344,42 @@ def test_checkpoints_have_what_the_parent_has_of_a_long_directory(
     for snapshot in bench.repository().snapshots():
         assert b"d03/e01/large" in bench.entries(snapshot.id)
     assert tree_of(bench, result.snapshot_id) == at_once(bench, monkeypatch)
+
+
+def test_whoever_else_reads_trees_reads_long_ones(bench: Bench) -> None:
+    first = bench.run()
+    (bench.volume / "f00").write_bytes(b"changed")
+    shutil.rmtree(bench.volume / "d03" / "e01")
+    second = bench.run()
+    repository = bench.repository()
+    reading = repository.reading()
+    trees = [tree_of(bench, first.snapshot_id), tree_of(bench, second.snapshot_id)]
+    assert list(check(repository, read_data=True)) == []
+    found = Difference(reading.load_tree, reading.chunk_size)
+    changes = {str(change.mark): change.path for change in found.walk(*trees)}
+    assert changes["M"] == b"/f00"
+    assert (found.changed_files, found.removed.files) == (1, FILES + 4)
+    stats = measure(repository, repository.snapshots())
+    assert stats.files == sum(
+        entry.kind is Kind.FILE
+        for snapshot in (first, second)
+        for entry in bench.entries(snapshot.snapshot_id).values()
+    )
+    before = sorted(keys(bench.storage, "data"))
+    with repository.locked(exclusive=True) as lock:
+        plan = plan_prune(repository, PruneOptions(), Monitor(), NEVER)
+        run_prune(repository, lock, plan, Monitor(), NEVER)
+    assert sorted(keys(bench.storage, "data")) == before
+    (place,) = repository.load_index().find(BlobType.TREE, BlobId(trees[1]))
+    pack = bytearray(bench.storage.get(pack_key(place.pack)))
+    pack[100] ^= 1
+    bench.storage.put(pack_key(place.pack), bytes(pack))
+    for read_data in (False, True):
+        told = list(map(str, check(repository, read_data=read_data)))
+        assert any("this directory cannot be read" in line for line in told)
+        assert any("blobs do not open" in line for line in told) is read_data
+    with repository.locked(exclusive=True), pytest.raises(RepositoryError, match="cannot be read"):
+        plan_prune(repository, PruneOptions(), Monitor(), NEVER)
 
 
 # -- the parts --------------------------------------------------------------------------------------
