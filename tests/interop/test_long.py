@@ -12,7 +12,7 @@ from tests.interop.volumes import differences, make_volume
 from tests.support.longdirs import lower_limits
 from tests.support.restic import Restic
 
-FILES, STRETCH = 4000, 300
+FILES, STRETCH = 1500, 100
 
 
 def test_a_huge_directory_is_the_same_to_restic(
