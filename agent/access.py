@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from agent.budget import Budgets, Rate, Rates
 from agent.cancel import CancelToken
-from agent.config import CACHE_MIB, CacheDir, default_cache_dir, repository_password
+from agent.config import CACHE_MIB, CacheDir, Limits, default_cache_dir, repository_password
 from agent.errors import UsageError
 from agent.repository.locking import HeldLock
 from agent.repository.opening import open_repository
@@ -31,12 +32,27 @@ FIRST_CONTACT_SECONDS = 20.0
 """How long a command looks for a storage that has never answered; later faults get 15 minutes."""
 
 
+def rates_of(limits: Limits) -> Rates:
+    """Return the rates that hold a process to its limits."""
+    return Rates(*map(_rate, (limits.upload, limits.download, limits.read)))
+
+
+def _rate(mib: int | None) -> Rate:
+    return Rate(None if mib is None else mib << 20)
+
+
 class Access:
-    """How a command reaches its repository."""
+    """How a command reaches its repository, and what holds for all that it moves."""
 
     def __init__(
-        self, repo: str, password_file: Path | None, cache: CacheDir | None, ca: str
+        self,
+        repo: str,
+        password_file: Path | None,
+        cache: CacheDir | None,
+        ca: str,
+        limits: Limits,
     ) -> None:
+        self.budgets = Budgets(rates_of(limits))
         self._repo = repo
         self._password_file = password_file
         self._cache = cache
@@ -51,6 +67,7 @@ class Access:
             verify=self._ca or True,
             workers=WRITERS,
             policy=RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS),
+            rates=self.budgets.rates,
         )
         with contextlib.closing(storage):
             yield storage
@@ -131,15 +148,23 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
     )
+    @_limit_option("upload", "MiB/s sent to the repository at most.")
+    @_limit_option("download", "MiB/s fetched from the repository at most.")
     @functools.wraps(command)
     def wrapped(repo: str, password_file: Path | None, cacert: str, **rest: Any) -> Any:
         root, limit_mib = rest.pop("cache_dir"), rest.pop("cache_mib")
         cache = CacheDir(root, limit_mib) if root is not None else None
-        return command(access=Access(repo, password_file, cache, cacert), **rest)
+        given = {name: rest.pop(f"limit_{name}", None) for name in ("upload", "download", "read")}
+        return command(access=Access(repo, password_file, cache, cacert, Limits(**given)), **rest)
 
     return wrapped
 
 
+def _limit_option(what: str, says: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(f"--limit-{what}", type=click.IntRange(min=1), metavar="MIB", help=says)
+
+
+limit_read_option = _limit_option("read", "MiB/s read from PATH at most.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 

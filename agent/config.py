@@ -54,12 +54,22 @@ class ClusterAccess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """MiB a second for all work of a process together; None is no limit."""
+
+    upload: int | None = None
+    download: int | None = None
+    read: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """Everything that ``podlift agent`` can be told.
 
     ``uploader_types`` are the types taken; ``restic`` includes the empty type. ``concurrency``
     is the number of volumes at once, where the ConfigMap ``node_agent_configmap`` says nothing of
-    it. ``deadline_seconds`` is how long one volume may take.
+    it. ``upload_workers`` is the number of packs in flight, for all volumes together but one each
+    at least. ``deadline_seconds`` is how long one volume may take.
     ``grace_seconds`` is the time from SIGTERM to the end.
     ``startup_seconds`` is how long an API server may be out of reach at the start.
     ``credentials_file`` serves locations without a credential of their own.
@@ -79,6 +89,7 @@ class AgentSettings:
     concurrency: int = 1
     node_agent_configmap: str = "node-agent-config"
     upload_workers: int = 4
+    limits: Limits = field(default_factory=Limits)
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
     deadline_seconds: float = 48 * 3600.0
@@ -116,6 +127,9 @@ ENVIRONMENT = {
     "concurrency": "PODLIFT_CONCURRENCY",
     "node_agent_configmap": "PODLIFT_NODE_AGENT_CONFIGMAP",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
+    "limit_upload": "PODLIFT_LIMIT_UPLOAD",
+    "limit_download": "PODLIFT_LIMIT_DOWNLOAD",
+    "limit_read": "PODLIFT_LIMIT_READ",
     "compression": "PODLIFT_COMPRESSION",
     "verify_stored": "PODLIFT_VERIFY_STORED",
     "deadline_seconds": "PODLIFT_DEADLINE_SECONDS",
@@ -156,6 +170,7 @@ def agent_settings(
         concurrency=_positive_int(given, "concurrency", defaults.concurrency),
         node_agent_configmap=given.get("node_agent_configmap", defaults.node_agent_configmap),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
+        limits=_limits(given),
         compression=_compression(given),
         verify_stored=_verify_stored(given),
         deadline_seconds=_seconds(given, "deadline_seconds", defaults.deadline_seconds),
@@ -303,6 +318,12 @@ def _positive_int(given: Mapping[str, str], name: str, default: int) -> int:
     if not _is_number(text) or int(text) < 1:
         raise UsageError(f"{_said(name)} must be a number of at least 1, not {text!r}")
     return int(text)
+
+
+def _limits(given: Mapping[str, str]) -> Limits:
+    options = {what: f"limit_{what}" for what in ("upload", "download", "read")}
+    limited = {what: option for what, option in options.items() if option in given}
+    return Limits(**{what: _positive_int(given, option, 1) for what, option in limited.items()})
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

@@ -5,7 +5,9 @@ With ``restorer`` the only place where the two rooms meet. It knows how Velero's
 """
 
 import contextlib
+from dataclasses import dataclass, field
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken
 from agent.cluster.assignment import BackupAssignment, Outcome
 from agent.config import CacheDir
@@ -22,32 +24,40 @@ LOCK_WAIT_SECONDS = 30 * 60
 NAMED_PROBLEMS = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What an agent lends to each of its volumes.
+
+    ``budgets`` are shared by all of them. ``lock_wait_seconds`` is how long to wait while others hold
+    a repository's lock.
+    """
+
+    cache: CacheDir | None = None
+    budgets: Budgets = field(default_factory=Budgets)
+    lock_wait_seconds: float = LOCK_WAIT_SECONDS
+
+
 def move(
-    assignment: BackupAssignment,
-    monitor: Monitor,
-    cancel: CancelToken,
-    *,
-    cache: CacheDir | None = None,
-    lock_wait_seconds: float = LOCK_WAIT_SECONDS,
+    assignment: BackupAssignment, monitor: Monitor, cancel: CancelToken, means: Means
 ) -> Outcome:
     """Back the assigned volume up; make its repository first if nothing is there.
 
-    ``lock_wait_seconds`` is how long to wait while others hold the repository's lock. Raises
-    ``PodliftError``; ``Canceled`` for a stop.
+    Raises ``PodliftError``; ``Canceled`` for a stop.
     """
     require_volume(str(assignment.volume_path))  # else a repository is made for nothing
-    with contextlib.closing(open_s3(assignment.storage)) as storage:
-        repository = open_or_create(storage, assignment.password, cache=cache, cancel=cancel)
+    budgets = means.budgets
+    with contextlib.closing(open_s3(assignment.storage, rates=budgets.rates)) as storage:
+        repository = open_or_create(storage, assignment.password, cache=means.cache, cancel=cancel)
         request = Request(
             path=str(assignment.volume_path),
             reported_paths=(assignment.reported_path,),
             host=HOST,
             tags=assignment.tags,
             choose_parent=lambda snapshots, now_ns: by_tags(snapshots, assignment.tags, now_ns),
-            lock_wait_seconds=lock_wait_seconds,
-            connections=assignment.storage.workers,
+            lock_wait_seconds=means.lock_wait_seconds,
             compression=assignment.compression,
             verify_stored=assignment.verify_stored,
+            budgets=budgets,
         )
         result = run_backup(repository, request, monitor, cancel)
     names = tuple(str(problem) for problem in monitor.problems[:NAMED_PROBLEMS])

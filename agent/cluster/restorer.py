@@ -13,9 +13,8 @@ from collections.abc import Iterator
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Outcome, RestoreAssignment
-from agent.cluster.mover import LOCK_WAIT_SECONDS, NAMED_PROBLEMS
+from agent.cluster.mover import NAMED_PROBLEMS, Means
 from agent.cluster.patches import RESTORED_BEFORE
-from agent.config import CacheDir
 from agent.errors import ClusterError, NoRepository, UsageError
 from agent.monitor import Monitor
 from agent.repository.opening import open_repository
@@ -29,34 +28,31 @@ LOG = logging.getLogger(__name__)
 
 
 def give_back(
-    assignment: RestoreAssignment,
-    monitor: Monitor,
-    cancel: CancelToken,
-    *,
-    cache: CacheDir | None = None,
-    lock_wait_seconds: float = LOCK_WAIT_SECONDS,
+    assignment: RestoreAssignment, monitor: Monitor, cancel: CancelToken, means: Means
 ) -> Outcome:
     """Restore the assigned snapshot into its volume, and let the pod start.
 
-    ``lock_wait_seconds`` is how long to wait while others hold the repository's lock. Raises
-    ``PodliftError``; ``Canceled`` for a stop.
+    Raises ``PodliftError``; ``Canceled`` for a stop.
     """
     path = assignment.volume_path
+    budgets = means.budgets
     with (
         Handover.open(path, cancel) as handover,
-        contextlib.closing(open_s3(assignment.storage)) as storage,
+        contextlib.closing(open_s3(assignment.storage, rates=budgets.rates)) as storage,
     ):
         if assignment.resumed and handover.finished(assignment.done_name):
             return Outcome(size_bytes=assignment.reported_bytes, message=RESTORED_BEFORE)
         try:
-            repository = open_repository(storage, assignment.password, cache=cache, cancel=cancel)
+            repository = open_repository(
+                storage, assignment.password, cache=means.cache, cancel=cancel
+            )
         except NoRepository as error:
             raise ClusterError(
                 f"{error}. Perhaps the snapshot is of another format: {assignment.elsewhere}"
             ) from error
-        with _lock(repository, assignment, cancel, lock_wait_seconds):
+        with _lock(repository, assignment, cancel, means.lock_wait_seconds):
             snapshot = _snapshot(repository, assignment, cancel)
-            request = RestoreRequest(snapshot.tree, path)
+            request = RestoreRequest(snapshot.tree, path, budgets=budgets)
             restore(repository.reading(cancel), request, monitor, cancel)
         cancel.check()
         handover.flush()

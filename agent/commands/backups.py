@@ -10,6 +10,7 @@ import click
 from agent.access import (
     Access,
     json_option,
+    limit_read_option,
     lock_wait_option,
     repository_options,
     stoppable,
@@ -75,6 +76,7 @@ def init(access: Access) -> int:
     help="Which of the stored packs are read back and compared before anything relies on them: all"
     " doubles the traffic, a sample is one of 16. [sample]",
 )
+@limit_read_option
 @lock_wait_option
 @json_option
 def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
@@ -102,6 +104,7 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
             lock_wait_seconds=options["lock_wait_seconds"],
             compression=options["compression"],
             verify_stored=options["verify_stored"],
+            budgets=access.budgets,
         )
         with progress(monitor, "backup", quiet=as_json):
             result = run_backup(repository, request, monitor, cancel)

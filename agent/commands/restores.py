@@ -95,7 +95,7 @@ def restore(access: Access, snapshot: str, target: Path, **chosen: Any) -> int:
     ):
         wanted = repository.snapshot(snapshot, cancel)
         source = repository.reading(cancel)
-        request = RestoreRequest(wanted.tree, target, selection, delete=chosen["delete"])
+        request = RestoreRequest(wanted.tree, target, selection, chosen["delete"], access.budgets)
         if chosen["dry_run"]:
             return _preview(source, request, cancel)
         monitor = Monitor()

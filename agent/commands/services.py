@@ -6,6 +6,8 @@ import logging
 
 import click
 
+from agent.access import rates_of
+from agent.budget import Budgets
 from agent.commands.exits import DONE, FAILED
 from agent.config import CacheDir, agent_settings
 from agent.errors import UsageError
@@ -43,7 +45,10 @@ from agent.volume.descriptors import raise_descriptor_limit
     help="The ConfigMap with loadConcurrency, as Velero's node-agent has it; followed while the"
     " agent runs. [node-agent-config]",
 )
-@click.option("--upload-workers", help="Connections a volume uploads with. [4]")
+@click.option("--upload-workers", help="Packs sent at a time, for all volumes together. [4]")
+@click.option("--limit-upload", metavar="MIB", help="MiB/s sent to storages at most, all in all.")
+@click.option("--limit-download", metavar="MIB", help="MiB/s fetched from storages at most.")
+@click.option("--limit-read", metavar="MIB", help="MiB/s read from volumes at most.")
 @click.option(
     "--compression", help="fastest, default, or better and three times as slow. [default]"
 )
@@ -67,7 +72,7 @@ def agent(**options: str | None) -> int:
     brackets in small letters or numbers is the default.
     """
     from agent.cluster.assignment import Movers  # the Kubernetes client costs 35 MiB and 0.3 s
-    from agent.cluster.mover import move
+    from agent.cluster.mover import Means, move
     from agent.cluster.restorer import give_back
     from agent.cluster.run import run_agent
 
@@ -82,9 +87,10 @@ def agent(**options: str | None) -> int:
             " choose another --cache-dir (or PODLIFT_CACHE_DIR)"
         ) from None
     cache = CacheDir(settings.cache_dir, settings.cache_mib)
+    means = Means(cache, Budgets(rates_of(settings.limits), settings.upload_workers))
     movers = Movers(
-        back_up=functools.partial(move, cache=cache),
-        give_back=functools.partial(give_back, cache=cache),
+        back_up=functools.partial(move, means=means),
+        give_back=functools.partial(give_back, means=means),
     )
     return asyncio.run(run_agent(settings, movers))
 

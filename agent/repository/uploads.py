@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken, Run, patience
 from agent.config import VerifyStored
 from agent.monitor import Monitor
@@ -23,9 +24,6 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects, fresh_iv, pack_key
 from agent.repository.pack import TARGET_BYTES, PackBuilder, PackedBlob, packed_size
 from agent.repository.readback import ReadBack
-
-CONNECTIONS = 4
-"""Packs in flight: a choice (s3.md section 1); each costs its 16 MiB while it lasts."""
 
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 60.0
@@ -42,9 +40,9 @@ _KEPT_BYTES = TARGET_BYTES + (2 << 20)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sending:
-    """How packs are sent: ``connections`` at a time, and which of them are read back."""
+    """How packs are sent: how many at a time, and which of them are read back."""
 
-    connections: int = CONNECTIONS
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
     verify_stored: VerifyStored = "sample"
 
 
@@ -63,10 +61,11 @@ class Uploads:
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
-        self._pool = concurrent.futures.ThreadPoolExecutor(how.connections, "upload")
-        self._slots = threading.BoundedSemaphore(how.connections)
+        self._pool = concurrent.futures.ThreadPoolExecutor(how.budgets.connections, "upload")
+        self.share_of = how.budgets.share_of
+        self._most_in_flight = self.share_of(how.budgets.connections)
         self._read_back = ReadBack(objects, lock, cancel, how.verify_stored)
-        self._state = threading.Lock()
+        self._state = threading.Condition()
         self._indexing = threading.Lock()
         self._arrived: Packs = []
         self._arrived_blobs = 0
@@ -102,15 +101,12 @@ class Uploads:
 
     def send(self, pack: PackBuilder) -> None:
         """Queue a full pack; waits while too many are in flight."""
-        while not self._slots.acquire(timeout=_WAIT_SLICE_SECONDS):
-            self.check()
-        try:
+        with self._state:
+            while len(self._running) >= self._most_in_flight():
+                self.check()
+                self._state.wait(_WAIT_SLICE_SECONDS)
             self.check()
             future = self._pool.submit(self._upload, pack)
-        except BaseException:
-            self._slots.release()
-            raise
-        with self._state:
             self._running.add(future)
         future.add_done_callback(self._done)
 
@@ -120,7 +116,7 @@ class Uploads:
             self.fail(error)
         with self._state:
             self._running.discard(future)
-        self._slots.release()
+            self._state.notify()
 
     def _upload(self, pack: PackBuilder) -> None:
         self.check()
@@ -151,12 +147,17 @@ class Uploads:
     def _index_if_due(self, sent: PackBuilder) -> None:
         with self._state:
             if sent.type is BlobType.DATA and len(sent.body) <= _KEPT_BYTES:
-                self._bodies.append(sent.body)
+                self._keep(sent.body)
             due = self._due()
         if due:
             with self._indexing:
                 if self._due():  # unless another thread was faster
                     self._write_index(self._cancel)
+
+    def _keep(self, body: bytearray) -> None:
+        """Keep memory for the next packs, for as many as are in flight at a time."""
+        self._bodies.append(body)
+        del self._bodies[self._most_in_flight() :]
 
     def _due(self) -> bool:
         return self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due

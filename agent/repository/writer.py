@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken
 from agent.config import Compression, VerifyStored
 from agent.entry import Entry
@@ -37,13 +38,15 @@ from agent.repository.remembered import Directories
 from agent.repository.sealing import LEVELS, Sealed, Sealer, Span
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.tree import encode_tree
-from agent.repository.uploads import CONNECTIONS, Sending, Uploads
+from agent.repository.uploads import Sending, Uploads
 from agent.repository.zone import local_zone
 from chunker import Parameters
 
 log = logging.getLogger(__name__)
 
 OPEN_PACKS = 2
+"""Packs of a type that are open at a time, if a run is alone: of several runs each has one, which costs
+memory less and who watches the bucket can tell a little more from it."""
 
 
 class _Known:
@@ -108,6 +111,7 @@ class OpenPacks:
     def __init__(self, type: BlobType, uploads: Uploads) -> None:
         self._type = type
         self._uploads = uploads
+        self._slots = uploads.share_of(OPEN_PACKS)
         self._packs = self._empty()
         self._lock = threading.Lock()
 
@@ -122,8 +126,9 @@ class OpenPacks:
         """
         size = 0
         with self._lock:
+            slots = self._slots()
             for blob, chance in zip(blobs, secrets.token_bytes(len(blobs)), strict=True):
-                slot = chance % OPEN_PACKS
+                slot = chance % slots
                 pack = self._packs[slot]
                 packed = pack.append(blob.id, blob.bytes, blob.plain_length)
                 size += packed.length + packed.entry_bytes
@@ -154,16 +159,16 @@ def _fit_together(packs: list[PackBuilder]) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How a run writes: ``connections`` packs are in flight at most, each 16 MiB of memory.
+    """How a run writes, and what it shares with other runs of the process.
 
     ``parent`` is the id of the snapshot whose directories may be remembered, if there is one.
     ``verify_stored`` says which packs are read back.
     """
 
     parent: str = ""
-    connections: int = CONNECTIONS
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -195,7 +200,7 @@ class Writer:
             session.lock,
             session.monitor,
             session.cancel,
-            Sending(session.options.connections, session.options.verify_stored),
+            Sending(session.options.budgets, session.options.verify_stored),
         )
         self._known = _Known(session.view)
         self._uploads.on_index = self._known.indexed

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from agent.budget import Rate, Rates
 from agent.cancel import NEVER, CancelToken
 from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError, StorageFull
 from agent.storage.contract import Buffer, Listed
@@ -43,13 +44,14 @@ _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems 
 class LocalStorage:
     """The objects below one directory. Holds no descriptors between calls."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], rates: Rates | None = None) -> None:
         self._root = Path(root)
+        self._rates = rates or Rates()
 
     @classmethod
-    def create(cls, root: str | os.PathLike[str]) -> "LocalStorage":
+    def create(cls, root: str | os.PathLike[str], rates: Rates | None = None) -> "LocalStorage":
         """Make the root directory (0700) and its parents if they are not there, and use it."""
-        storage = cls(root)
+        storage = cls(root, rates)
         try:
             storage._root.parent.mkdir(parents=True, exist_ok=True)
             storage._root.mkdir(mode=0o700, exist_ok=True)
@@ -95,7 +97,7 @@ class LocalStorage:
                 self._make_directories(path.parent)
                 descriptor = _create(temporary)
             try:
-                _write(descriptor, body, cancel)
+                _write(descriptor, body, cancel, self._rates.upload)
                 place(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -107,7 +109,8 @@ class LocalStorage:
 
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
-        return self._reading(key, lambda fd: _pread(fd, 0, os.fstat(fd).st_size, cancel))
+        rate = self._rates.download
+        return self._reading(key, lambda fd: _pread(fd, 0, os.fstat(fd).st_size, cancel, rate))
 
     def get_range(
         self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
@@ -123,7 +126,7 @@ class LocalStorage:
                     " The file is damaged or was cut short",
                     key=key,
                 )
-            return _pread(descriptor, offset, length, cancel)
+            return _pread(descriptor, offset, length, cancel, self._rates.download)
 
         return self._reading(key, read)
 
@@ -259,14 +262,16 @@ def _create(path: Path) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _write(descriptor: int, body: Buffer, cancel: CancelToken) -> None:
+def _write(descriptor: int, body: Buffer, cancel: CancelToken, rate: Rate) -> None:
     """Write all of ``body``, make it read-only and durable, and close the descriptor."""
     try:
         with memoryview(body) as view, view.cast("B") as rest:
             done = 0
             while done < rest.nbytes:
                 cancel.check()
-                done += os.write(descriptor, rest[done : done + SLICE_BYTES])
+                part = rest[done : done + SLICE_BYTES]
+                rate.take(len(part), cancel)
+                done += os.write(descriptor, part)
         cancel.check()
         os.fchmod(descriptor, 0o400)
         os.fsync(descriptor)
@@ -274,7 +279,7 @@ def _write(descriptor: int, body: Buffer, cancel: CancelToken) -> None:
         os.close(descriptor)
 
 
-def _pread(descriptor: int, offset: int, length: int, cancel: CancelToken) -> bytes:
+def _pread(descriptor: int, offset: int, length: int, cancel: CancelToken, rate: Rate) -> bytes:
     """Return ``length`` bytes from ``offset``; shorter only if the file shrinks meanwhile."""
     parts = []
     while length > 0:
@@ -283,6 +288,7 @@ def _pread(descriptor: int, offset: int, length: int, cancel: CancelToken) -> by
         if not part:
             raise OSError(errno.EIO, "the file became shorter while it was read")
         parts.append(part)
+        rate.take(len(part), cancel)
         offset += len(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

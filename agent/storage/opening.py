@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TypedDict, Unpack
 
+from agent.budget import Rates
 from agent.storage.address import LocalAddress, S3Address
 from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
@@ -27,20 +28,24 @@ def open_storage(
     *,
     create: bool = False,
     policy: RetryPolicy | None = None,
+    rates: Rates | None = None,
     **overrides: Unpack[Overrides],
 ) -> Storage:
     """Return the storage at ``address``; nothing is sent before its first call.
 
-    ``create`` makes a missing directory; a bucket is never made. ``overrides`` mean something
-    to S3 only; credentials come from boto3's own chain.
+    ``create`` makes a missing directory; a bucket is never made. ``rates`` are limits that it
+    shares with other storages. ``overrides`` mean something to S3 only; credentials come from boto3's own chain.
     """
     if isinstance(address, LocalAddress):
-        return LocalStorage.create(address.path) if create else LocalStorage(address.path)
-    return open_s3(dataclasses.replace(settings_for(address), **overrides), policy)
+        make = LocalStorage.create if create else LocalStorage
+        return make(address.path, rates)
+    return open_s3(dataclasses.replace(settings_for(address), **overrides), policy, rates)
 
 
-def open_s3(settings: S3Settings, policy: RetryPolicy | None = None) -> Storage:
+def open_s3(
+    settings: S3Settings, policy: RetryPolicy | None = None, rates: Rates | None = None
+) -> Storage:
     """Return the S3 storage of ``settings`` behind the retry wrapper."""
     from agent.storage.s3 import S3Storage  # botocore takes a third of a local run's start-up
 
-    return Retrying(S3Storage(settings), policy)
+    return Retrying(S3Storage(settings, rates), policy)

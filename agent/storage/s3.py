@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions as boto
 
+from agent.budget import Rates
 from agent.cancel import NEVER, CancelToken
 from agent.errors import ObjectMissing, StorageError, Unreachable
 from agent.storage.contract import Buffer, Listed, Page
 from agent.storage.keys import check_folder, check_key, check_prefix, check_range
-from agent.storage.s3body import Body, Guard, Stopped
+from agent.storage.s3body import SLICE_BYTES, Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
 from agent.storage.s3clock import ServiceClock
 from agent.storage.s3errors import FAILURES, dislikes_request, has_code, refuse
@@ -40,8 +41,9 @@ READ_BYTES = 1 << 20
 class S3Storage:
     """The objects below one prefix. The client is made at the first call, and by ``renew``."""
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, rates: Rates | None = None) -> None:
         self._settings = settings
+        self._rates = rates or Rates()
         self._place = str(settings.address)
         self._lock = threading.Lock()
         self._made: S3Client | None = None
@@ -244,7 +246,8 @@ class S3Storage:
     def _send_as(self, key: str, body: Buffer, cancel: CancelToken, extra: dict[str, Any]) -> None:
         name = self._name(key)
         size = memoryview(body).nbytes
-        guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
+        patience = self._settings.patience
+        guard = Guard(cancel, patience.deadline_seconds(size), self._rates.upload)
         try:
             self._client().put_object(
                 Bucket=self._settings.bucket,
@@ -279,12 +282,14 @@ class S3Storage:
 
     def _read(self, answer: "GetObjectOutputTypeDef", cancel: CancelToken) -> bytes:
         size = answer["ContentLength"]
-        guard = Guard(cancel, self._settings.patience.deadline_seconds(size))
+        rate = self._rates.download
+        guard = Guard(cancel, self._settings.patience.deadline_seconds(size), rate)
+        step = SLICE_BYTES if rate.limited else READ_BYTES
         parts = []
         with contextlib.closing(answer["Body"]) as body:
-            while part := body.read(READ_BYTES):
+            while part := body.read(step):
                 parts.append(part)
-                guard.check()
+                guard.move(len(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _get_nothing(self, key: str, offset: int, cancel: CancelToken) -> bytes:

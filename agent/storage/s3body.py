@@ -8,6 +8,7 @@ send within the socket's time-out (s3.md section 2: 256 KiB in 10 s is 26 KiB/s)
 import concurrent.futures
 import time
 
+from agent.budget import Rate
 from agent.cancel import CancelToken
 from agent.errors import Canceled
 from agent.storage.contract import Buffer
@@ -20,19 +21,28 @@ class Stopped(concurrent.futures.CancelledError):
 
 
 class Guard:
-    """Watches one attempt: raises ``Canceled`` by the token, or ends it at its deadline."""
+    """Watches one attempt: raises ``Canceled`` by the token, or ends it at its deadline.
 
-    def __init__(self, cancel: CancelToken, seconds: float) -> None:
+    It also holds it to a rate; what is waited for that does not bring the deadline nearer.
+    """
+
+    def __init__(self, cancel: CancelToken, seconds: float, rate: Rate) -> None:
         self._cancel = cancel
         self._seconds = seconds
         self._end = time.monotonic() + seconds
+        self._rate = rate
 
-    def stop_if_due(self) -> None:
-        """Raise ``Stopped`` when the work is canceled or late; for use below botocore."""
+    def send(self, amount: int) -> None:
+        """Wait for the turn of so many bytes; raises ``Stopped``, for use below botocore."""
         try:
-            self.check()
+            self.move(amount)
         except (Canceled, TimeoutError) as reason:
             raise Stopped from reason
+
+    def move(self, amount: int) -> None:
+        """Wait for the turn of so many bytes; raises as ``check`` does."""
+        self.check()
+        self._end += self._rate.take(amount, self._cancel)
 
     def check(self) -> None:
         """Raise ``Canceled`` when the work is canceled, ``TimeoutError`` when it is late."""
@@ -58,7 +68,7 @@ class Body:
         part = self._view[self._position : end]
         self._position += len(part)
         if len(part):
-            self._guard.stop_if_due()
+            self._guard.send(len(part))
         return part
 
     def seek(self, offset: int, whence: int = 0) -> int:

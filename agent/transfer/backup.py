@@ -18,6 +18,7 @@ from contextlib import nullcontext
 
 from msgspec.structs import replace
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry
 from agent.errors import SourceError
@@ -67,7 +68,7 @@ def back_up(
     Raises ``VolumeError`` if the root cannot be listed, ``Canceled``, and whatever the target
     raises. Entries that cannot be read are problems of the monitor, not errors.
     """
-    backup = _Backup(target, monitor, cancel)
+    backup = _Backup(target, monitor, cancel, source.budgets)
     root = Folder.root(source.parent_tree)
     try:
         with (
@@ -85,17 +86,20 @@ def back_up(
 class _Backup:
     """One run: its pools, and what all of its threads share."""
 
-    def __init__(self, target: BackupTarget, monitor: Monitor, cancel: CancelToken) -> None:
-        cores = os.cpu_count() or 2
+    def __init__(
+        self, target: BackupTarget, monitor: Monitor, cancel: CancelToken, budgets: Budgets
+    ) -> None:
+        cores, share = os.cpu_count() or 2, budgets.share_of
+        self._reading = budgets.rates.reading
         self.run = Run(cancel)
         self._target = target
         self._monitor = monitor
         self._cancel = cancel
-        self._readers = Pool(self.run, "read", min(max(2, cores), READERS), QUEUED_BYTES)
+        self._readers = Pool(self.run, "read", min(max(2, cores), READERS), share(QUEUED_BYTES))
         savers = min(cores, SAVERS)
-        waiting = min(CHUNKS_BYTES, savers * SAVED_BYTES)
-        self._savers = Pool(self.run, "save", savers, waiting)
-        self.assembly = Assembly(target, monitor)
+        cut = share(min(CHUNKS_BYTES, savers * SAVED_BYTES))
+        self._savers = Pool(self.run, "save", savers, cut)
+        self.assembly = Assembly(target, monitor, budgets)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
@@ -166,6 +170,7 @@ class _Backup:
             grown += one.length - file.entry.size
             changed += file.known
         size = sum(length for _, length in spans)
+        self._reading.take(size, self._cancel)
         self._monitor.add(
             bytes_total=grown,
             bytes_done=size,
@@ -178,7 +183,7 @@ class _Backup:
 
     def _read(self, directory: Directory, file: File) -> Entry | None:
         """Read one file; return its finished entry, or None after counting the problem."""
-        seen = Seen(self._monitor)
+        seen = Seen(self._monitor, self._reading, self._cancel)
         stream = ChunkStream(self._target.chunking, lambda: self._buffers.take(self._buffer_bytes))
         try:
             with directory.open_file(file.entry, self._monitor) as reader:

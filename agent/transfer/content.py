@@ -7,6 +7,7 @@ waits for room in it, so that the next window is filled while this one is fetche
 
 import os
 
+from agent.budget import Budgets
 from agent.cancel import Run
 from agent.entry import Entry
 from agent.errors import DamagedBlob
@@ -37,14 +38,21 @@ def writers(source: RestoreSource) -> int:
 class Content:
     """The window that is being filled, and the pool that fetches what it wants."""
 
-    def __init__(self, source: RestoreSource, monitor: Monitor, run: Run, writing: Writing) -> None:
+    def __init__(
+        self,
+        source: RestoreSource,
+        monitor: Monitor,
+        run: Run,
+        writing: Writing,
+        budgets: Budgets,
+    ) -> None:
         self._source = source
         self._monitor = monitor
         self._run = run
         self._writing = writing
         self.window = Window.first()
-        self.pool = Pool(run, "restore", writers(source), RANGES_BYTES)
-        self._windows = Pool(run, "restore-plan", 1, 1)
+        self.pool = Pool(run, "restore", writers(source), budgets.share_of(RANGES_BYTES))
+        self._windows = Pool(run, "restore-plan", 1, lambda: 1)
 
     def close(self) -> None:
         """Drop what has not begun, and end the threads."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from agent.budget import Budgets
 from agent.entry import Entry, Kind
 from agent.errors import (
     DamagedBlob,
@@ -63,11 +64,11 @@ _TOO_HEAVY = (
 class Assembly:
     """Stores trees from the leaves up, as their entries finish."""
 
-    def __init__(self, target: BackupTarget, monitor: Monitor) -> None:
+    def __init__(self, target: BackupTarget, monitor: Monitor, budgets: Budgets) -> None:
         self._target = target
         self._monitor = monitor
         budget = budget_bytes()
-        self.holding = Holding(budget)
+        self.holding = Holding(budget, budgets.share_of(budget))
         self._earlier = Holding(budget // 2)
         self._begun: set[Stretches] = set()
         self._complete = threading.Event()

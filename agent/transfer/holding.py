@@ -56,10 +56,15 @@ class Holder(Protocol):
 
 
 class Holding:
-    """The account of one run; used by many threads."""
+    """The account of one run; used by many threads.
 
-    def __init__(self, budget: int) -> None:
+    ``share`` is what it may have beside other runs, all of ``budget`` without one. It decides who
+    waits and what is worked on in stretches; nothing is left out for it.
+    """
+
+    def __init__(self, budget: int, share: Callable[[], int] | None = None) -> None:
         self._budget = budget
+        self._share = share or (lambda: budget)
         self._total = 0
         self._held: dict[Holder, int] = {}
         self._freed = threading.Condition()
@@ -67,7 +72,7 @@ class Holding:
     def room(self, holder: Holder) -> int:
         """Return how many bytes a directory may hold beside what those above it hold."""
         with self._freed:
-            return max(0, self._budget - self._above(holder))
+            return max(0, self._share() - self._above(holder))
 
     def hold(self, holder: Holder, size: int, check: Callable[[], None]) -> bool:
         """Account for bytes; return False if they do not fit beside what directories above hold.
@@ -77,7 +82,7 @@ class Holding:
         """
         with self._freed:
             while (above := self._above(holder)) + size <= self._budget:
-                if self._total <= above or self._total + size <= self._budget:
+                if self._total <= above or self._total + size <= self._share():
                     self._add(holder, size)
                     return True
                 check()  # what is above may grow meanwhile

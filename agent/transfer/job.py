@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agent import __version__
+from agent.budget import Budgets
 from agent.cancel import CancelToken
 from agent.config import Compression, VerifyStored
 from agent.errors import MalformedData
@@ -14,7 +15,6 @@ from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, Summary
-from agent.repository.uploads import CONNECTIONS
 from agent.repository.writer import WriteOptions
 from agent.transfer.backup import back_up
 from agent.transfer.checkpoint import Checkpoints
@@ -37,7 +37,8 @@ class Request:
 
     ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
     snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks,
-    ``connections`` how many packs are sent at a time, ``verify_stored`` which are read back.
+    ``verify_stored`` says which packs are read back. ``budgets`` are shared with whatever else the
+    process does.
     """
 
     path: str
@@ -47,9 +48,9 @@ class Request:
     choose_parent: ChooseParent
     excludes: tuple[str, ...] = ()
     lock_wait_seconds: float = 0
-    connections: int = CONNECTIONS
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def run_backup(
     started_ns = time.time_ns()
     exclude = Exclude(request.excludes)
     with (
+        request.budgets.at_work(),
         Volume.open(request.path) as volume,
         repository.locked(
             exclusive=False, wait_seconds=request.lock_wait_seconds, cancel=cancel, begun=True
@@ -86,7 +88,8 @@ def run_backup(
         # snapshots before the index: what they name is then in the index that is read next
         snapshots = _snapshots(repository, cancel)
         parent = request.choose_parent(snapshots, started_ns)
-        source = Source(volume, exclude, parent.tree if parent is not None else None)
+        tree = parent.tree if parent is not None else None
+        source = Source(volume, exclude, tree, request.budgets)
         with repository.writing(lock, monitor, cancel, _options(request, parent)) as writer:
 
             def described(tree: bytes) -> Snapshot:
@@ -108,9 +111,9 @@ def run_backup(
 def _options(request: Request, parent: Snapshot | None) -> WriteOptions:
     return WriteOptions(
         parent.id if parent is not None else "",
-        request.connections,
         request.compression,
         request.verify_stored,
+        request.budgets,
     )
 
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
+from agent.budget import Rate
+from agent.cancel import CancelToken
 from agent.entry import Entry
 from agent.monitor import Monitor
 
@@ -27,16 +29,19 @@ class File:
 
 
 class Seen:
-    """The bytes of one file that went by, told to the monitor as they do."""
+    """The bytes of one file that went by, told to the monitor as they do, and held to a rate."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, rate: Rate, cancel: CancelToken) -> None:
         self._monitor = monitor
+        self._rate = rate
+        self._cancel = cancel
         self.size = 0
 
     def add(self, length: int, *, read: int) -> None:
         """Count bytes of the file, and those of them that were read."""
         self.size += length
         self._monitor.add(bytes_done=length, bytes_read=read)
+        self._rate.take(read, self._cancel)
 
 
 class Ids:

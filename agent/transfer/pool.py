@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Threads that work off tasks; at most ``budget`` bytes of tasks are queued or running."""
+    """Threads that work off tasks; at most ``budget()`` bytes of tasks are queued or running."""
 
-    def __init__(self, run: Run, name: str, threads: int, budget: int) -> None:
+    def __init__(self, run: Run, name: str, threads: int, budget: Callable[[], int]) -> None:
         self._run = run
         self._budget = budget
         self._held = 0
@@ -35,9 +35,9 @@ class Pool:
 
         Every task weighs something: what is held tells whether any is left to wait for.
         """
-        weight = min(max(weight, 1), self._budget)
+        weight = max(weight, 1)
         with self._freed:
-            while self._held + weight > self._budget:
+            while self._held + (weight := min(weight, budget := self._budget())) > budget:
                 self._run.check()
                 self._freed.wait(_WAIT_SLICE_SECONDS)
             self._held += weight

@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, MalformedData, SourceError
@@ -59,13 +60,14 @@ class RestoreRequest:
     """What to restore: a snapshot's root tree, or what is selected of it, and where to.
 
     ``target`` is a directory, which a restore makes if it is missing. ``delete`` removes from it
-    what the snapshot does not have, as far as it is selected.
+    what the snapshot does not have, as far as it is selected. ``budgets`` are shared with other runs.
     """
 
     tree: bytes
     target: str | os.PathLike[str]
     selection: Selection = dataclasses.field(default_factory=Selection)
     delete: bool = False
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
 
 
 def restore(
@@ -77,7 +79,10 @@ def restore(
     ``DamagedBlob`` when the repository has lost a part of the snapshot and all the rest is
     restored. Entries that could not be restored in full are problems of the monitor.
     """
-    with TargetTree.open(request.target, monitor.problem, create=True) as opened:
+    with (
+        request.budgets.at_work(),
+        TargetTree.open(request.target, monitor.problem, create=True) as opened,
+    ):
         run = Run(cancel)
         work = _Restore(source, request, monitor, run)
         try:
@@ -104,7 +109,7 @@ class _Restore:
         self._run = run
         self._links = TargetLinks(self._link)
         self._writing = Writing(monitor, self._links)
-        self._content = Content(source, monitor, run, self._writing)
+        self._content = Content(source, monitor, run, self._writing, request.budgets)
 
     def close(self) -> None:
         """End the threads."""

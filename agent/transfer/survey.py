@@ -62,7 +62,7 @@ def verify(
     Counts files as unmodified. Content that the repository has lost is not looked at.
     """
     run = Run(cancel)
-    pool = Pool(run, "verify", writers(source), RANGES_BYTES)
+    pool = Pool(run, "verify", writers(source), request.budgets.share_of(RANGES_BYTES))
     try:
         with TargetTree.open(request.target, monitor.problem) as opened:
             for seen in _walk(source, request, opened.root, cancel):

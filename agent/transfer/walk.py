@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from agent.budget import Budgets
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import SourceError
@@ -35,6 +36,7 @@ class Source:
     volume: Volume
     exclude: Exclude
     parent_tree: bytes | None = None
+    budgets: Budgets = dataclasses.field(default_factory=Budgets)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

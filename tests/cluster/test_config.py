@@ -5,6 +5,7 @@ import pytest
 from agent.config import (
     ENVIRONMENT,
     AgentSettings,
+    Limits,
     agent_settings,
     cluster_settings,
     repository_password,
@@ -53,6 +54,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_VERIFY_STORED": "all",
         "PODLIFT_DEADLINE_SECONDS": "77",
         "PODLIFT_GRACE_SECONDS": "9.5",
+        "PODLIFT_LIMIT_UPLOAD": "10",
+        "PODLIFT_LIMIT_DOWNLOAD": "20",
+        "PODLIFT_LIMIT_READ": "30",
         "PODLIFT_STARTUP_SECONDS": "1",
         "PODLIFT_NODE_AGENT_CONFIGMAP": "mine",
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/cloud",
@@ -69,6 +73,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.verify_stored == "all"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
     assert settings.node_agent_configmap == "mine"
+    assert settings.limits == Limits(upload=10, download=20, read=30)
     assert settings.deadline_seconds == 77
     assert (settings.grace_seconds, settings.startup_seconds) == (9.5, 1.0)
     assert settings.credentials_file == Path("/credentials/cloud")
@@ -89,6 +94,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("concurrency", "many"),
         ("concurrency", "9" * 5000),
         ("upload_workers", "-1"),
+        ("limit_upload", "0"),
+        ("limit_read", "fast"),
         ("compression", "best"),
         ("verify_stored", "some"),
         ("grace_seconds", "0"),

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import pytest
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Assignment, BackupAssignment, Movers
-from agent.cluster.mover import move
+from agent.cluster.mover import Means, move
 from agent.cluster.order import Order, Owner
 from agent.cluster.patches import Final
 from agent.cluster.restorer import give_back
@@ -121,11 +122,13 @@ class TestTheRepository:
             repository = open_repository(storage, PASSWORD)
             before = scene.objects()
             with repository.locked(exclusive=True), pytest.raises(RepositoryLocked) as refused:
-                move(_assignment(scene, volume), Monitor(), CancelToken(), lock_wait_seconds=0)
+                move(
+                    _assignment(scene, volume), Monitor(), CancelToken(), Means(lock_wait_seconds=0)
+                )
         assert "is locked: exclusive lock of" in str(refused.value)
         assert f"(pid {os.getpid()})" in str(refused.value)
         assert scene.objects() == before
-        outcome = move(_assignment(scene, volume), Monitor(), CancelToken())
+        outcome = move(_assignment(scene, volume), Monitor(), CancelToken(), Means())
         assert f"bad/locked/snapshots/{outcome.snapshot_id}" in scene.objects()
         assert (outcome.size_bytes, outcome.problems, outcome.message) == (7, 0, "")
 
@@ -314,7 +317,7 @@ async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
         us=Owner(),
         prepare=broken,
         refresh=cast(Any, None),
-        movers=Movers(move, give_back),
+        movers=Movers(partial(move, means=Means()), partial(give_back, means=Means())),
         look_up=cast(Any, None),
         owner_alive=cast(Any, None),
         clock=clock,

@@ -11,8 +11,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TypeVar
 
+from agent.budget import Rates
 from agent.cluster import mover
 from agent.cluster.assignment import Movers
+from agent.cluster.mover import Means
 from agent.cluster.restorer import give_back
 from agent.cluster.run import run_agent
 from agent.config import AgentSettings, CacheDir
@@ -34,14 +36,15 @@ _processes.set_forkserver_preload([__name__])
 def run(settings: AgentSettings, place: Path, wrapped: Callable[[Storage], Storage]) -> None:
     """Run until SIGTERM; what each repository is stored in is ``wrapped``."""
 
-    def open_local(_: S3Settings) -> Storage:
-        return wrapped(LocalStorage.create(place))
+    def open_local(_: S3Settings, rates: Rates) -> Storage:
+        return wrapped(LocalStorage.create(place, rates))
 
     mover.open_s3 = open_local  # type: ignore[assignment]
     opening.ScryptCost = functools.partial(ScryptCost, n=16, r=1, p=1)  # type: ignore[misc, assignment]
     pack.TARGET_BYTES = writer.TARGET_BYTES = PACK_BYTES  # type: ignore[attr-defined]
-    back_up = functools.partial(mover.move, cache=CacheDir(settings.cache_dir, 64))
-    asyncio.run(run_agent(settings, Movers(back_up, give_back)))
+    means = Means(CacheDir(settings.cache_dir, 64))
+    back_up = functools.partial(mover.move, means=means)
+    asyncio.run(run_agent(settings, Movers(back_up, functools.partial(give_back, means=means))))
 
 
 def start(target: Callable[[T], None], plan: T) -> ForkServerProcess:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.budget import Budgets
 from agent.cluster import patches
 from agent.cluster.order import OrderKind, parse
 from agent.cluster.patches import Final
@@ -63,7 +64,7 @@ def test_room_for_long_lists_is_given_back_when_their_directory_is_stored(
 ) -> None:
     monkeypatch.setattr(folders, "LISTED_CHUNKS", 2 * LIST_STEP)
     target: Any = SimpleNamespace(store_tree=lambda entries: bytes(32))
-    assembly = Assembly(target, Monitor())
+    assembly = Assembly(target, Monitor(), Budgets())
     content = (b"i" * 32,) * (2 * LIST_STEP + 1)
     entry = Entry(
         name=b"f", kind=Kind.FILE, permissions=0, uid=0, gid=0, mtime_ns=0, ctime_ns=0, inode=1,

@@ -16,7 +16,7 @@ from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
-from agent.repository.writer import Writer
+from agent.repository.writer import WriteOptions, Writer
 from agent.storage.contract import Storage
 from agent.storage.memory import MemoryStorage
 from chunker import generate_polynomial
@@ -94,11 +94,12 @@ def store_chunks(
     chunks: list[bytes],
     monitor: Monitor | None = None,
     cancel: CancelToken = NEVER,
+    options: WriteOptions = WriteOptions(),  # noqa: B008  (frozen)
 ) -> tuple[list[bytes], str]:
     """Store chunks and a snapshot of an empty tree; return the chunks' ids and the snapshot's."""
     with (
         repository.locked(exclusive=False) as lock,
-        repository.writing(lock, monitor or Monitor(), cancel) as writer,
+        repository.writing(lock, monitor or Monitor(), cancel, options) as writer,
     ):
         ids = [store_chunk(writer, chunk) for chunk in chunks]
         tree = writer.store_tree([])

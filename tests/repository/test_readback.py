@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from agent.budget import Budgets
 from agent.cancel import NEVER, CancelToken
 from agent.config import CacheDir, VerifyStored
 from agent.errors import AccessDenied, Canceled, DamagedPack, Unreachable
@@ -48,7 +49,7 @@ def opened(storage: Storage, cache: CacheDir | None = None) -> Repository:
 def write(repository: Repository, how: VerifyStored, cancel: CancelToken = NEVER) -> Counters:
     """Store all chunks and a snapshot; return what was counted."""
     monitor = Monitor()
-    options = WriteOptions(connections=2, verify_stored=how)
+    options = WriteOptions(budgets=Budgets(connections=2), verify_stored=how)
     with (
         repository.locked(exclusive=False) as lock,
         repository.writing(lock, monitor, cancel, options) as writer,

@@ -1,5 +1,6 @@
 """Writing: each blob once, each pack before its index, the snapshot last, or no snapshot."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from agent.budget import Budgets
 from agent.cancel import NEVER, CancelToken
 from agent.errors import Canceled, DamagedBlob, Unreachable
 from agent.monitor import Monitor
@@ -359,11 +361,12 @@ def test_cancel_keeps_what_has_arrived(
     assert check_sound(storage, repository) > 0
 
 
-def test_uploads_in_flight_are_bounded(
-    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("runs", "allowed"), [(1, 4), (2, 2), (7, 1)])
+def test_uploads_in_flight_are_bounded_and_shared_with_other_runs(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, runs: int, allowed: int
 ) -> None:
     small_packs(monkeypatch)
-    count = threading.Lock()
+    count = threading.Condition()
     now, most = 0, 0
 
     def enter() -> None:
@@ -371,6 +374,8 @@ def test_uploads_in_flight_are_bounded(
         with count:
             now += 1
             most = max(most, now)
+            count.notify_all()
+            count.wait_for(lambda: most == allowed, 0.05)  # let the others come
 
     def leave() -> None:
         nonlocal now
@@ -383,8 +388,14 @@ def test_uploads_in_flight_are_bounded(
         Fault("put", enter, key="data/*", times=many),
         Fault("put", leave, key="data/*", times=many, after=True),
     )
-    store_chunks(repository, [chunk(n) for n in range(200)])
-    assert 1 <= most <= uploads.CONNECTIONS
+    budgets = Budgets(connections=4)
+    with contextlib.ExitStack() as at_work:
+        for _ in range(runs):
+            at_work.enter_context(budgets.at_work())
+        store_chunks(
+            repository, [chunk(n) for n in range(60)], options=WriteOptions(budgets=budgets)
+        )
+    assert most == allowed
 
 
 def test_a_run_under_a_lost_lock_leaves_no_index_either(
@@ -432,7 +443,9 @@ def test_no_thread_fills_another_pack_while_all_connections_are_busy(
     _, repository = faulty_repository(storage, Fault("put", stall, key="data/*", times=100))
     with (
         repository.locked(exclusive=False) as lock,
-        repository.writing(lock, Monitor(), options=WriteOptions(connections=1)) as writing,
+        repository.writing(
+            lock, Monitor(), options=WriteOptions(budgets=Budgets(connections=1))
+        ) as writing,
     ):
 
         def store(first: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import botocore.exceptions as boto
 import pytest
 
+from agent.budget import Rate
 from agent.cancel import NEVER
 from agent.demo.authority import make_certificates
 from agent.errors import (
@@ -306,7 +307,7 @@ def test_a_very_long_answer_is_cut() -> None:
 
 def test_a_body_reads_in_slices_and_rewinds() -> None:
     data = random.Random(2).randbytes(SLICE_BYTES + 10)
-    body = Body(data, Guard(NEVER, 60))
+    body = Body(data, Guard(NEVER, 60, Rate()))
     assert len(body) == len(data)
     assert bytes(body.read(8192)) == data[:SLICE_BYTES]
     assert body.tell() == SLICE_BYTES

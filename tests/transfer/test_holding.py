@@ -29,6 +29,18 @@ def never() -> None:
     pytest.fail("waits")
 
 
+def test_beside_other_runs_there_is_less_room_but_nothing_is_left_out_for_it() -> None:
+    share = 10 * ENTRY_BYTES
+    account, root = Holding(10 * ENTRY_BYTES, lambda: share), Folder.root(None)
+    share = 4 * ENTRY_BYTES
+    assert account.room(root) == 4 * ENTRY_BYTES
+    assert account.hold(root, 9 * ENTRY_BYTES, never)
+    child = below(root)
+    assert account.room(child) == 0
+    assert account.try_hold(child, ENTRY_BYTES)
+    assert not account.hold(child, 2 * ENTRY_BYTES, never)
+
+
 def test_what_directories_above_hold_is_not_there_for_those_below() -> None:
     account, root = Holding(10 * ENTRY_BYTES), Folder.root(None)
     assert account.room(root) == 10 * ENTRY_BYTES

@@ -92,7 +92,7 @@ class TestHardLinks:
 class TestPool:
     def test_no_more_than_the_budget_is_held(self) -> None:
         run = Run(CancelToken())
-        pool = Pool(run, "t", 4, budget=10)
+        pool = Pool(run, "t", 4, lambda: 10)
         held = []
         for _ in range(50):
             pool.submit(3, lambda: held.append(pool._held))
@@ -101,14 +101,30 @@ class TestPool:
         assert len(held) == 50
         assert max(held) <= 9
 
+    def test_a_budget_that_shrinks_counts_at_once_and_stops_nobody(self) -> None:
+        budget = 10
+        pool = Pool(Run(CancelToken()), "t", 4, lambda: budget)
+        go_on, held = threading.Event(), []
+        for _ in range(3):
+            pool.submit(3, go_on.wait)
+        budget = 4
+        threading.Timer(0.05, go_on.set).start()
+        for _ in range(20):
+            pool.submit(3, lambda: held.append(pool._held))
+        pool.submit(9, lambda: held.append(pool._held))  # more than there is by now
+        pool.wait_idle()
+        pool.close()
+        assert len(held) == 21
+        assert max(held) <= 4
+
     def test_what_is_heavier_than_the_budget_goes_alone(self) -> None:
-        pool = Pool(Run(CancelToken()), "t", 2, budget=10)
+        pool = Pool(Run(CancelToken()), "t", 2, lambda: 10)
         assert pool.submit(1000, lambda: 1).result() == 1
         pool.wait_idle()
         pool.close()
 
     def test_what_weighs_nothing_is_waited_for_as_well(self) -> None:
-        pool = Pool(Run(CancelToken()), "t", 1, budget=10)
+        pool = Pool(Run(CancelToken()), "t", 1, lambda: 10)
         done: list[int] = []
         for number in range(3):
             pool.submit(0, lambda n=number: (time.sleep(0.05), done.append(n)))
@@ -118,7 +134,7 @@ class TestPool:
 
     def test_the_first_failure_ends_everything(self) -> None:
         run = Run(CancelToken())
-        pool = Pool(run, "t", 1, budget=10)
+        pool = Pool(run, "t", 1, lambda: 10)
 
         def fail() -> None:
             raise ValueError("first")
@@ -136,7 +152,7 @@ class TestPool:
 
     def test_who_waits_for_room_hears_of_the_stop(self) -> None:
         token = CancelToken()
-        pool = Pool(Run(token), "t", 1, budget=1)
+        pool = Pool(Run(token), "t", 1, lambda: 1)
         blocked = threading.Event()
         pool.submit(1, blocked.wait)
         token.cancel("enough")
@@ -146,7 +162,7 @@ class TestPool:
         pool.close()
 
     def test_dropped_work_frees_its_room(self) -> None:
-        pool = Pool(Run(CancelToken()), "t", 1, budget=10)
+        pool = Pool(Run(CancelToken()), "t", 1, lambda: 10)
         blocked = threading.Event()
         pool.submit(5, blocked.wait)
         waiting = pool.submit(5, lambda: None)
