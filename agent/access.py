@@ -6,6 +6,7 @@ its cache, and the authorities to trust.
 
 import contextlib
 import functools
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,16 @@ class Access:
         self._cache = cache
         self._ca = ca
 
+    @property
+    def named(self) -> bool:
+        """Tell whether a repository was named at all."""
+        return bool(self._repo)
+
+    @property
+    def cache(self) -> CacheDir | None:
+        """Return where caches go."""
+        return self._cache
+
     @contextlib.contextmanager
     def storage(self, *, create: bool = False) -> Iterator[Storage]:
         """Open the storage for a scope."""
@@ -80,7 +91,12 @@ class Access:
 
     @contextlib.contextmanager
     def reading(
-        self, cancel: CancelToken, *, no_lock: bool = False, begun: bool = False
+        self,
+        cancel: CancelToken,
+        *,
+        no_lock: bool = False,
+        begun: bool = False,
+        lock_wait_seconds: float = 0,
     ) -> Iterator[Repository]:
         """Open the repository for a scope in which nobody may prune it, unless ``no_lock``.
 
@@ -89,7 +105,10 @@ class Access:
         with contextlib.ExitStack() as scope:
             repository = scope.enter_context(self.repository(cancel))
             if not no_lock:
-                scope.enter_context(repository.locked(exclusive=False, cancel=cancel, begun=begun))
+                lock = repository.locked(
+                    exclusive=False, wait_seconds=lock_wait_seconds, cancel=cancel, begun=begun
+                )
+                scope.enter_context(lock)
             yield repository
 
     def password(self) -> str:
@@ -122,11 +141,11 @@ def person_cache_dir() -> Path | None:
         return None
 
 
-def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def repository_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
     """Add the options that lead to a repository; the command gets ``access``."""
 
     @click.option(
-        "--repo", required=True, metavar="REPO", help="The repository: s3:… or a directory."
+        "--repo", required=required, metavar="REPO", help="The repository: s3:… or a directory."
     )
     @click.option(
         "--password-file",
@@ -151,11 +170,12 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @_limit_option("upload", "MiB/s sent to the repository at most.")
     @_limit_option("download", "MiB/s fetched from the repository at most.")
     @functools.wraps(command)
-    def wrapped(repo: str, password_file: Path | None, cacert: str, **rest: Any) -> Any:
+    def wrapped(repo: str | None, password_file: Path | None, cacert: str, **rest: Any) -> Any:
         root, limit_mib = rest.pop("cache_dir"), rest.pop("cache_mib")
         cache = CacheDir(root, limit_mib) if root is not None else None
         given = {name: rest.pop(f"limit_{name}", None) for name in ("upload", "download", "read")}
-        return command(access=Access(repo, password_file, cache, cacert, Limits(**given)), **rest)
+        access = Access(repo or "", password_file, cache, cacert, Limits(**given))
+        return command(access=access, **rest)
 
     return wrapped
 
@@ -165,6 +185,43 @@ def _limit_option(what: str, says: str) -> Callable[[Callable[..., Any]], Callab
 
 
 limit_read_option = _limit_option("read", "MiB/s read from PATH at most.")
+
+
+def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--location``, and how the cluster is reached that knows it."""
+    for option in (
+        click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]"),
+        click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]"),
+        click.option(
+            "--credentials-file",
+            help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
+        ),
+        click.option(
+            "--location",
+            metavar="NAME",
+            help="Instead of --repo: every repository of this BackupStorageLocation.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
+    """Return the seconds of a time such as ``72h``; for use as a callback."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text[:80]!r} is not a time such as 72h (s, m, h or d)")
+    return float(int(match[1]) * _UNIT_SECONDS[match[2]])
+
+
+def _seconds_or_duration(ctx: click.Context, param: click.Parameter, text: str) -> float:
+    return duration(ctx, param, f"{text}s" if text.isdigit() else text)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
@@ -178,10 +235,10 @@ no_lock_option = click.option(
 lock_wait_option = click.option(
     "--lock-wait",
     "lock_wait_seconds",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="SECONDS",
-    help="Wait this long for others' locks. [0]",
+    callback=_seconds_or_duration,
+    default="0",
+    metavar="TIME",
+    help="Wait this long for others' locks: seconds, or a time such as 10m. [0]",
 )
 
 

@@ -20,8 +20,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from agent.commands import garbage
+from agent.commands import checks, garbage
 from agent.config import ENVIRONMENT, AgentSettings
+from agent.repository.subset import parse_subset
 from tests.support.requirements import missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,92 +179,93 @@ class TestManifest:
         assert [line for line in verbs if " # " not in line] == []
 
 
-@pytest.fixture(scope="module")
-def gc_documents() -> dict[str, dict[str, Any]]:
-    text = (ROOT / "deploy/gc.yaml").read_text()
-    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+class Job:
+    """A manifest of a CronJob."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (ROOT / f"deploy/{name}.yaml").read_text()
+        self.documents = {one["kind"]: one for one in yaml.safe_load_all(self.text)}
+        template = self.documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]
+        self.pod: dict[str, Any] = template["spec"]
+        (self.container,) = self.pod["containers"]
+
+    @property
+    def rules(self) -> list[dict[str, Any]]:
+        return list(self.documents["Role"]["rules"])
 
 
-@pytest.fixture(scope="module")
-def gc_pod(gc_documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return dict(gc_documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+@pytest.fixture(scope="module", params=["gc", "scrub"])
+def job(request: pytest.FixtureRequest) -> Job:
+    return Job(request.param)
 
 
-class TestGarbageManifest:
-    """A job that looks until it is told to act, with no right more than looking takes."""
+class TestJobManifests:
+    """Jobs of nobody, with no right more than looking takes."""
 
-    TEXT = ROOT / "deploy/gc.yaml"
-
-    def test_it_runs_weekly_and_never_twice_at_a_time(
-        self, gc_documents: dict[str, dict[str, Any]], gc_pod: dict[str, Any]
-    ) -> None:
-        spec = gc_documents["CronJob"]["spec"]
+    def test_it_runs_weekly_and_never_twice_at_a_time(self, job: Job) -> None:
+        spec = job.documents["CronJob"]["spec"]
         assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", spec["schedule"])
         assert spec["concurrencyPolicy"] == "Forbid"
         assert spec["jobTemplate"]["spec"]["backoffLimit"] == 0
-        assert gc_pod["restartPolicy"] == "Never"
+        assert job.pod["restartPolicy"] == "Never"
 
-    def test_everything_of_it_belongs_together_in_one_namespace(
-        self, gc_documents: dict[str, dict[str, Any]], gc_pod: dict[str, Any]
-    ) -> None:
-        assert gc_documents.keys() == {"ServiceAccount", "Role", "RoleBinding", "CronJob"}
-        assert {d["metadata"]["namespace"] for d in gc_documents.values()} == {"velero"}
-        account = gc_documents["ServiceAccount"]["metadata"]["name"]
-        binding = gc_documents["RoleBinding"]
+    def test_everything_of_it_belongs_together_in_one_namespace(self, job: Job) -> None:
+        documents = job.documents
+        assert documents.keys() == {"ServiceAccount", "Role", "RoleBinding", "CronJob"}
+        assert {d["metadata"]["namespace"] for d in documents.values()} == {"velero"}
+        account = documents["ServiceAccount"]["metadata"]["name"]
+        binding = documents["RoleBinding"]
         assert [s["name"] for s in binding["subjects"]] == [account]
-        assert binding["roleRef"]["name"] == gc_documents["Role"]["metadata"]["name"]
-        assert gc_pod["serviceAccountName"] == account
+        assert binding["roleRef"]["name"] == documents["Role"]["metadata"]["name"]
+        assert job.pod["serviceAccountName"] == account
 
-    def test_it_only_looks_until_a_mark_is_taken_away(self, gc_pod: dict[str, Any]) -> None:
-        (container,) = gc_pod["containers"]
-        assert "--apply" not in container["args"]
-        lines = [line.strip() for line in self.TEXT.read_text().splitlines()]
-        assert "# - --apply" in lines
-
-    def test_the_command_takes_its_arguments_with_and_without_the_mark(
-        self, gc_pod: dict[str, Any]
-    ) -> None:
-        (container,) = gc_pod["containers"]
-        command, *arguments = container["args"]
-        assert command == garbage.gc.name
-        for more in ([], ["--apply"]):
-            with garbage.gc.make_context(command, [*arguments, *more]) as context:
-                assert context.params["apply"] == bool(more)
-                assert context.params["grace_seconds"] == 72 * 3600
-        assert {v["name"] for v in container["env"]} <= set(ENVIRONMENT.values())
-        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-        assert mounts.keys() == {volume["name"] for volume in gc_pod["volumes"]}
-        assert f"--cache-dir={mounts['cache']['mountPath']}" in arguments
+    def test_the_command_knows_what_is_mounted(self, job: Job) -> None:
+        assert {v["name"] for v in job.container["env"]} <= set(ENVIRONMENT.values())
+        mounts = {mount["name"]: mount for mount in job.container["volumeMounts"]}
+        assert mounts.keys() == {volume["name"] for volume in job.pod["volumes"]}
+        assert f"--cache-dir={mounts['cache']['mountPath']}" in job.container["args"]
         assert mounts["tmp"]["mountPath"] == "/tmp"
 
-    def test_it_is_nobody_and_can_write_nothing_but_its_cache(self, gc_pod: dict[str, Any]) -> None:
-        (container,) = gc_pod["containers"]
-        assert gc_pod["securityContext"]["runAsNonRoot"] is True
-        assert gc_pod["securityContext"]["runAsUser"] > 0
-        assert gc_pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        context = container["securityContext"]
+    def test_it_is_nobody_and_can_write_nothing_but_its_cache(self, job: Job) -> None:
+        assert job.pod["securityContext"]["runAsNonRoot"] is True
+        assert job.pod["securityContext"]["runAsUser"] > 0
+        assert job.pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        context = job.container["securityContext"]
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["readOnlyRootFilesystem"] is True
         assert context["allowPrivilegeEscalation"] is False
         assert context["privileged"] is False
-        assert container["resources"]["limits"]["memory"]
-        assert not any("hostPath" in volume for volume in gc_pod["volumes"])
+        assert job.container["resources"]["limits"]["memory"]
+        assert not any("hostPath" in volume for volume in job.pod["volumes"])
 
-    def test_it_may_only_read_and_each_right_says_what_it_is_for(
-        self, gc_documents: dict[str, dict[str, Any]]
-    ) -> None:
-        rules = gc_documents["Role"]["rules"]
-        rights = {(name, verb) for r in rules for name in r["resources"] for verb in r["verbs"]}
-        assert rights == {
-            ("podvolumebackups", "list"),
-            ("backupstoragelocations", "get"),
-            ("secrets", "get"),
-        }
-        assert all("resourceNames" in rule for rule in rules if "secrets" in rule["resources"])
-        lines = self.TEXT.read_text().splitlines()
-        verbs = [line for line in lines if re.match(r" {6}- (get|list)\s", line)]
+    def test_it_may_only_read_and_each_right_says_what_it_is_for(self, job: Job) -> None:
+        rights = {(name, verb) for r in job.rules for name in r["resources"] for verb in r["verbs"]}
+        listed = {("podvolumebackups", "list")} if "gc" in job.container["args"] else set()
+        assert rights == {("backupstoragelocations", "get"), ("secrets", "get")} | listed
+        assert all("resourceNames" in rule for rule in job.rules if "secrets" in rule["resources"])
+        verbs = [line for line in job.text.splitlines() if re.match(r" {6}- (get|list)\s", line)]
         assert len(verbs) == len(rights)
         assert [line for line in verbs if " # " not in line] == []
+
+
+def test_the_garbage_job_only_looks_until_a_mark_is_taken_away() -> None:
+    job = Job("gc")
+    command, *arguments = job.container["args"]
+    assert command == garbage.gc.name
+    assert "# - --apply" in [line.strip() for line in job.text.splitlines()]
+    for more in ([], ["--apply"]):
+        with garbage.gc.make_context(command, [*arguments, *more]) as context:
+            assert context.params["apply"] == bool(more)
+            assert context.params["grace_seconds"] == 72 * 3600
+
+
+def test_the_scrub_reads_the_part_whose_turn_it_is_and_waits_for_others() -> None:
+    command, *arguments = Job("scrub").container["args"]
+    assert command == checks.check.name
+    with checks.check.make_context(command, arguments) as context:
+        assert context.params["location"] == "default"
+        assert context.params["lock_wait_seconds"] == 3600
+        assert parse_subset(context.params["read_data_subset"]).part is not None
 
 
 @pytest.fixture(scope="module")

@@ -48,14 +48,15 @@ class Reach:
         return location.s3_settings(self.place, prefix, self.files, workers)
 
 
-def reach(settings: ClusterSettings, name: str, private: Path) -> Reach:
-    """Find a location and its secrets; raises ``ClusterError``."""
+def reach(settings: ClusterSettings, name: str, private: Path, *, writing: bool = True) -> Reach:
+    """Find a location and its secrets; raises ``ClusterError``, also for one that is read-only if ``writing``."""
 
     async def find(kube: Kube) -> Reach:
         files = PrivateFiles(private)
         places = Places(kube, settings.namespace, settings.credentials_file, files)
         place = await places.location(name)
-        location.require_writable(place)
+        if writing:
+            location.require_writable(place)
         return Reach(
             place, await places.files(place), await repository_password(kube, settings.namespace)
         )
@@ -78,6 +79,35 @@ async def _connected(settings: ClusterSettings, work: Callable[[Kube], Awaitable
         return await work(kube)
     finally:
         await kube.close()
+
+
+def repositories(place: Location, bucket: Storage, cancel: CancelToken) -> list[str]:
+    """Return the prefixes of a location's own repositories; ``bucket`` is at the location's prefix.
+
+    Raises ``ClusterError``.
+    """
+    try:
+        return [
+            _below(place, f"restic/{name}")
+            for name in bucket.folders("restic/", cancel=cancel)
+            if _exists(bucket, f"restic/{name}/{CONFIG}", cancel)
+        ]
+    except StorageError as error:
+        raise ClusterError(
+            f"the repositories in {bucket.place} cannot be listed; nothing is done: {error}"
+        ) from error
+
+
+def _below(place: Location, path: str) -> str:
+    return f"{place.prefix}/{path}" if place.prefix else path
+
+
+def _exists(bucket: Storage, key: str, cancel: CancelToken) -> bool:
+    try:
+        bucket.size(key, cancel=cancel)
+    except ObjectMissing:
+        return False
+    return True
 
 
 class Estate:
@@ -171,22 +201,11 @@ class Estate:
 
     def repositories(self, cancel: CancelToken) -> list[str]:
         """Return the prefixes of the location's own repositories; raises ``ClusterError``."""
-        try:
-            names = self._bucket.folders("restic/", cancel=cancel)
-            return [
-                self._below(f"restic/{name}")
-                for name in names
-                if self._exists(f"restic/{name}/{CONFIG}", cancel)
-            ]
-        except StorageError as error:
-            raise ClusterError(
-                f"the repositories in {self._bucket.place} cannot be listed; nothing is removed:"
-                f" {error}"
-            ) from error
+        return repositories(self._place, self._bucket, cancel)
 
     def elsewhere(self) -> list[str]:
         """Return the repositories in the location's bucket that are named but not its own."""
-        own = self._below("restic/")
+        own = _below(self._place, "restic/")
         named = {self._prefix(one) for one in self._volume_backups if one.ours}
         return sorted(prefix for prefix in named if prefix and not prefix.startswith(own))
 
@@ -199,13 +218,3 @@ class Estate:
                 if one.ours and not self._prefix(one)
             }
         )
-
-    def _below(self, path: str) -> str:
-        return f"{self._place.prefix}/{path}" if self._place.prefix else path
-
-    def _exists(self, key: str, cancel: CancelToken) -> bool:
-        try:
-            self._bucket.size(key, cancel=cancel)
-        except ObjectMissing:
-            return False
-        return True

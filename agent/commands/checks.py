@@ -1,79 +1,202 @@
-"""check: whether a repository is what it says, and what to do if it is not."""
+"""check: whether a repository is what it says, or every one of a location, and what to do if not."""
 
+import contextlib
+import dataclasses
+import functools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.access import Access, json_option, no_lock_option, repository_options, stoppable
-from agent.commands.exits import DONE, FAILED
-from agent.errors import UsageError
+from agent.access import (
+    FIRST_CONTACT_SECONDS,
+    Access,
+    json_option,
+    location_options,
+    lock_wait_option,
+    no_lock_option,
+    repository_options,
+    stoppable,
+)
+from agent.cancel import CancelToken
+from agent.commands.exits import DONE, FAILED, exit_code
+from agent.config import cluster_settings
+from agent.errors import NoRepository, RepositoryError, StorageError, UsageError
 from agent.monitor import Monitor
 from agent.repository.check import check as check_repository
 from agent.repository.finding import Advice, Finding
-from agent.repository.subset import parse_subset
+from agent.repository.opening import open_repository
+from agent.repository.repository import LOADERS, Repository
+from agent.repository.subset import TURNS, Subset, parse_subset
+from agent.storage.contract import Storage
+from agent.storage.opening import open_s3
+from agent.storage.retry import RetryPolicy
+from agent.storage.settings import S3Settings
 from agent.terminal import path_facts, plain_text, progress
+
+if TYPE_CHECKING:
+    from agent.cluster.estate import Reach
 
 
 @click.command()
-@repository_options
+@functools.partial(repository_options, required=False)
+@location_options
 @click.option("--read-data", is_flag=True, help="Also read and verify every byte of every pack.")
 @click.option(
     "--read-data-subset",
     default="",
-    metavar="5%|1G|N/M",
-    help="Read some packs: a share or a size of them at random, or the Nth of M equal parts.",
+    metavar="5%|1G|N/M|week/M|day/M",
+    help="Read some packs: a share or a size of them at random, or the Nth of M equal parts; week/M"
+    " and day/M: the part whose turn it is, so that M runs read everything.",
 )
+@lock_wait_option
 @json_option
 @no_lock_option
-def check(access: Access, *, as_json: bool, **options: Any) -> int:
+def check(access: Access, **options: Any) -> int:
     """Verify that everything the snapshots need is there and intact.
 
     Prints a line for each finding, then the places of snapshots that are touched, then what to do.
     Damage ends with exit code 1; hints cost nothing but space, and end with 0. Nothing is changed.
+    Of a location every repository is checked, whatever is wrong with the others; without damage,
+    the exit code is that of the first one that could not be checked. A location that is read-only
+    is checked without locks.
 
     \b
     podlift check --repo REPO
     podlift check --repo REPO --read-data-subset 5%
     podlift check --repo REPO --read-data-subset 3/7   # on the third of seven days
+    podlift check --location default --read-data-subset week/8
     """
     words = options["read_data_subset"]
     if options["read_data"] and words:
         raise UsageError("--read-data reads everything; leave out --read-data-subset")
+    if access.named == bool(options["location"]):
+        raise UsageError("name one repository with --repo, or all of a location with --location")
     subset = parse_subset(words) if words else None
-    report = Report(as_json, _scope(options["read_data"], words))
-    monitor = Monitor()
-    with (
-        stoppable() as cancel,
-        access.reading(cancel, no_lock=options["no_lock"]) as repository,
-        progress(monitor, "check"),
-    ):
-        for finding in check_repository(
-            repository,
-            read_data=options["read_data"],
-            subset=subset,
-            monitor=monitor,
-            cancel=cancel,
-        ):
-            report.tell(finding)
-        place = repository.place
-    report.conclude(place)
-    return FAILED if report.damage else DONE
+    examination = Examination(
+        options["read_data"], subset, words, options["as_json"], bool(options["location"])
+    )
+    with stoppable() as cancel:
+        if examination.located:
+            return _check_location(access, options, examination, cancel)
+        no_lock, wait = options["no_lock"], options["lock_wait_seconds"]
+        with access.reading(cancel, no_lock=no_lock, lock_wait_seconds=wait) as repository:
+            return examination.of(repository, cancel)
 
 
-def _scope(read_data: bool, subset: str) -> str:
-    if read_data:
-        return "structure and every byte"
-    if subset:
-        return f"structure and {subset} of the packs"
-    return "structure (--read-data reads it all)"
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """How repositories are examined; ``located`` if there are several, so that each is named.
+
+    ``words`` is how the subset was asked for.
+    """
+
+    read_data: bool
+    subset: Subset | None
+    words: str
+    as_json: bool
+    located: bool = False
+
+    @property
+    def scope(self) -> str:
+        """Say what is read; of a part whose turn it is, also which one that is."""
+        if self.read_data:
+            return "structure and every byte"
+        if self.subset is None:
+            return "structure (--read-data reads it all)"
+        turn = self.words.startswith(TURNS) and self.subset.part
+        return f"structure and {self.words}{f' (part {turn[0]})' if turn else ''} of the packs"
+
+    def of(self, repository: Repository, cancel: CancelToken) -> int:
+        """Check a repository, say what is found, and return the exit code."""
+        report = Report(self.as_json, self.scope, repository.place if self.located else "")
+        monitor = Monitor()
+        with progress(monitor, "check"):
+            for finding in check_repository(
+                repository,
+                read_data=self.read_data,
+                subset=self.subset,
+                monitor=monitor,
+                cancel=cancel,
+            ):
+                report.tell(finding)
+        report.conclude(repository.place)
+        return FAILED if report.damage else DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Location:
+    """A location whose repositories are checked one after the other."""
+
+    reach: "Reach"
+    access: Access
+    options: dict[str, Any]
+    cancel: CancelToken
+
+    def check(self, examination: Examination) -> int:
+        """Check every repository; one that cannot be checked does not spare the others."""
+        codes = []
+        for prefix in self._prefixes():
+            settings = self.reach.settings(prefix, LOADERS)
+            try:
+                codes.append(self._check_one(settings, examination))
+            except (RepositoryError, StorageError) as error:
+                self._not_checked(str(settings.address), error)
+                codes.append(exit_code(error))
+        return FAILED if FAILED in codes else next(filter(None, codes), DONE)
+
+    def _prefixes(self) -> list[str]:
+        from agent.cluster import estate
+
+        settings = self.reach.settings(self.reach.place.prefix, 1)
+        with contextlib.closing(self._open(settings)) as bucket:
+            found = estate.repositories(self.reach.place, bucket, self.cancel)
+            if not found:
+                raise NoRepository(f"{bucket.place} holds no repository (yet)")
+            return found
+
+    def _check_one(self, settings: S3Settings, examination: Examination) -> int:
+        with contextlib.ExitStack() as scope:
+            storage = scope.enter_context(contextlib.closing(self._open(settings)))
+            cache, cancel = self.access.cache, self.cancel
+            repository = open_repository(storage, self.reach.password, cache=cache, cancel=cancel)
+            if not self.options["no_lock"] and not self.reach.place.read_only:
+                wait = self.options["lock_wait_seconds"]
+                lock = repository.locked(exclusive=False, wait_seconds=wait, cancel=cancel)
+                scope.enter_context(lock)
+            return examination.of(repository, cancel)
+
+    def _open(self, settings: S3Settings) -> Storage:
+        policy = RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS)
+        return open_s3(settings, policy, self.access.budgets.rates)
+
+    def _not_checked(self, place: str, error: RepositoryError | StorageError) -> None:
+        if self.options["as_json"]:
+            facts = {"message_type": "error", "message": str(error), "repository": place}
+            click.echo(json.dumps(facts))
+        click.echo(plain_text(f"{place} was not checked: {error}"), err=True)
+
+
+def _check_location(
+    access: Access, options: dict[str, Any], examination: Examination, cancel: CancelToken
+) -> int:
+    from agent.cluster import estate  # the Kubernetes client costs 35 MiB and 0.3 s
+    from agent.cluster.private import private_folder
+
+    names = ("namespace", "kubeconfig", "credentials_file")
+    settings = cluster_settings({name: options[name] for name in names})
+    with private_folder() as private:
+        reach = estate.reach(settings, options["location"], private, writing=False)
+        return _Location(reach, access, options, cancel).check(examination)
 
 
 class Report:
     """Tells findings as they come, remembers what they add up to, and concludes."""
 
-    def __init__(self, as_json: bool, scope: str) -> None:
+    def __init__(self, as_json: bool, scope: str, place: str = "") -> None:
+        """Tell of one repository; ``place`` names it in each line for scripts, if it is not ""."""
         self._as_json = as_json
+        self._place = {"repository": place} if place else {}
         self._scope = scope
         self.damage = self.hints = self.places = 0
         self._snapshots: set[str] = set()
@@ -88,7 +211,7 @@ class Report:
             self.places += finding.touched.places
             self._snapshots.add(finding.touched.snapshot)
         if self._as_json:
-            click.echo(json.dumps(_facts(finding)))
+            click.echo(json.dumps(_facts(finding) | self._place))
         else:
             weight = "damage" if finding.damage else "hint"
             click.echo(plain_text(f"{weight}: {finding.message}"))
@@ -107,7 +230,7 @@ class Report:
                 "checked": self._scope,
                 "advice": [item.value for item in advice],
             }
-            click.echo(json.dumps(summary))
+            click.echo(json.dumps(summary | self._place))
             return
         click.echo(plain_text(self._verdict(place)))
         if advice:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from agent.access import (
     FIRST_CONTACT_SECONDS,
+    duration,
     json_option,
     lock_wait_option,
     person_cache_dir,
@@ -40,16 +40,6 @@ _SHORT = (
     " are backing up into this location now is not protected"
 )
 
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise click.BadParameter(f"{text[:80]!r} is not a time such as 72h (s, m, h or d)")
-    return float(int(match[1]) * _SECONDS[match[2]])
-
 
 @click.command()
 @click.option("--location", required=True, help="The BackupStorageLocation whose garbage goes.")
@@ -57,7 +47,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
 @click.option(
     "--grace",
     "grace_seconds",
-    callback=_seconds,
+    callback=duration,
     default="72h",
     metavar="TIME",
     help="Leave alone what ended less than this ago. Longer than the longest backup of any cluster"

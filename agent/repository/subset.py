@@ -2,9 +2,12 @@
 
 A share and a size choose packs at random, so that repeated checks come to read all of them. A part
 ``n/m`` is always the same packs, told by the first byte of their ids, as restic does: m checks read
-every pack once.
+every pack once. ``week/m`` and ``day/m`` are the part whose turn it is, in UTC: weeks (from Monday)
+and days are counted since the first one of the calendar, so m weekly or daily checks read everything,
+whenever they begin, and one that is missed leaves its part to the next round.
 """
 
+import datetime
 import random
 import re
 from collections.abc import Mapping
@@ -18,7 +21,10 @@ from agent.repository.pruneplan import parse_size
 MOST_PARTS = 256
 """There are no more first bytes than that."""
 
-_PART = re.compile(r"(\d{1,4})/(\d{1,4})", re.ASCII)
+TURNS = ("week", "day")
+"""Words for the part whose turn it is."""
+
+_PART = re.compile(rf"(\d{{1,4}}|{'|'.join(TURNS)})/(\d{{1,4}})", re.ASCII)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 
 
@@ -49,12 +55,16 @@ class Subset(msgspec.Struct, frozen=True):
         return frozenset(chosen)
 
 
-def parse_subset(text: str) -> Subset:
-    """Return what ``5%``, ``1G`` or ``1/7`` stands for; raise ``UsageError``."""
+def parse_subset(text: str, today: datetime.date | None = None) -> Subset:
+    """Return what ``5%``, ``1G``, ``1/7``, ``week/7`` or ``day/7`` stands for today (in UTC).
+
+    Raises ``UsageError``.
+    """
     words = text.strip()
     part = _PART.fullmatch(words)
     if part is not None:
-        number, parts = int(part[1]), int(part[2])
+        parts = int(part[2])
+        number = _turn(part[1], parts, today) if part[1] in TURNS else int(part[1])
         if 1 <= number <= parts <= MOST_PARTS:
             return Subset(part=(number, parts))
         raise _refused(
@@ -74,8 +84,14 @@ def parse_subset(text: str) -> Subset:
     return Subset(bytes=size)
 
 
+def _turn(unit: str, parts: int, today: datetime.date | None) -> int:
+    """Return which part's turn it is this week or today, from 1."""
+    days = (today or datetime.datetime.now(datetime.UTC).date()).toordinal() - 1  # from a Monday
+    return (days // 7 if unit == "week" else days) % max(parts, 1) + 1
+
+
 def _refused(text: str, reason: str) -> UsageError:
     return UsageError(
-        f"--read-data-subset {text[:80]!r}: {reason}; write 5% of the packs, 1G of them, or 1/7:"
-        " the first of seven parts"
+        f"--read-data-subset {text[:80]!r}: {reason}; write 5% of the packs, 1G of them, 1/7:"
+        " the first of seven parts, or week/7 or day/7: the part whose turn it is"
     )

@@ -9,11 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.cancel import NEVER, CancelToken
 from agent.cli import main
 from agent.demo.sample import make
 from agent.repository.finding import Advice
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import decode_index, encode_index
+from agent.repository.locking import HeldLock, SystemClock
 from agent.repository.objects import Folder, Objects, file_key, names
 from agent.repository.opening import open_repository
 from agent.repository.pack import PackedBlob
@@ -268,7 +270,9 @@ class TestOptions:
         assert done.json["advice"] == []
         assert done.json["checked"] == "structure and 1/1 of the packs"
 
-    @pytest.mark.parametrize("words", ["0%", "101%", "x", "0/7", "8/7", "1/300", "-1G", "0G"])
+    @pytest.mark.parametrize(
+        "words", ["0%", "101%", "x", "0/7", "8/7", "1/300", "-1G", "0G", "week/0"]
+    )
     def test_a_subset_that_means_nothing_is_refused(
         self, podlift: Run, damage: Damage, words: str
     ) -> None:
@@ -280,6 +284,48 @@ class TestOptions:
         done = podlift("check", "--repo", damage.path, "--read-data", "--read-data-subset", "5%")
         assert done.code == 2
         assert "leave out --read-data-subset" in done.err
+
+    def test_neither_or_both_of_a_repository_and_a_location_is_refused(
+        self, podlift: Run, damage: Damage
+    ) -> None:
+        for options in ((), ("--repo", damage.path, "--location", "default")):
+            done = podlift("check", *options)
+            assert done.code == 2
+            assert (
+                "name one repository with --repo, or all of a location with --location" in done.err
+            )
+
+    def test_a_location_without_a_way_to_the_cluster_says_what_to_give(self, podlift: Run) -> None:
+        done = podlift("check", "--location", "default")
+        assert done.code == 1
+        assert "give --kubeconfig" in done.err
+        assert done.out == ""
+
+    def test_a_lock_of_somebody_else_is_waited_for_if_there_is_time(
+        self, podlift: Run, damage: Damage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lock = HeldLock(damage.objects, exclusive=True)
+        lock.begin(NEVER)
+        try:
+            assert podlift("check", "--repo", damage.path).code == 11
+            ended = iter([lock.release])
+            pauses = []
+
+            def pause(_clock: SystemClock, _cancel: CancelToken, seconds: float) -> None:
+                pauses.append(seconds)
+                next(ended, lambda: None)()
+
+            monkeypatch.setattr(SystemClock, "pause", pause)
+            assert podlift("check", "--repo", damage.path, "--lock-wait", "10m").code == 0
+            assert pauses[0] == 5
+        finally:
+            lock.release()
+
+    @pytest.mark.parametrize("words", ["-1", "1w", "x", "1.5h", "٣"])
+    def test_a_wait_that_is_no_time_is_refused(self, podlift: Run, words: str) -> None:
+        done = podlift("check", "--repo", "r", f"--lock-wait={words}")
+        assert done.code == 2
+        assert "is not a time such as" in done.err
 
     def test_a_subset_of_all_parts_finds_what_one_part_holds(
         self, podlift: Run, damage: Damage

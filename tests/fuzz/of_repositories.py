@@ -421,5 +421,5 @@ DECODERS = [
     Decoder("size", parse_size, "text", ["500M", "20g", "1"], _USAGE, int, ("agent.repository.pruneplan.parse_size",)),
     Decoder("tolerance", parse_tolerance, "text", ["5%", "0.5%", "unlimited", "1G"], _USAGE, Tolerance, ("agent.repository.pruneplan.parse_tolerance",)),
     Decoder("tolerated waste", lambda t: parse_tolerance(t).limit(10**12), "text", ["5%", "0.5%", "unlimited", "1G"], _USAGE, (int, type(None))),
-    Decoder("subset", parse_subset, "text", ["5%", "1G", "1/7"], _USAGE, Subset, ("agent.repository.subset.parse_subset",)),
+    Decoder("subset", parse_subset, "text", ["5%", "1G", "1/7", "week/8"], _USAGE, Subset, ("agent.repository.subset.parse_subset",)),
 ]  # fmt: skip

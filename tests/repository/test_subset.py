@@ -1,6 +1,8 @@
 """Subsets of packs: what the words mean, and which packs they choose."""
 
+import datetime
 import hashlib
+import itertools
 import random
 
 import pytest
@@ -55,6 +57,11 @@ class TestSubset:
             "0",
             "5Q",
             "٣%",
+            "week/0",
+            "week/257",
+            "day/",
+            "month/3",
+            "weeks/3",
         ],
     )
     def test_nonsense_is_refused_with_what_can_be_written(self, words: str) -> None:
@@ -65,3 +72,37 @@ class TestSubset:
         assert parse_subset("2.5%") == Subset(percent=2.5)
         assert parse_subset("3M") == Subset(bytes=3 << 20)
         assert parse_subset("256/256") == Subset(part=(256, 256))
+
+
+MONDAY = datetime.date(2026, 12, 28)
+"""Its week ends in another year."""
+
+
+class TestTurns:
+    def test_a_week_from_monday_to_sunday_has_one_part_and_the_next_week_the_next(self) -> None:
+        days = [MONDAY + datetime.timedelta(days=n) for n in range(-1, 8)]
+        before, *week, after = [parse_subset("week/8", day).part for day in days]
+        assert len(set(week)) == 1
+        turns = [number for number, _ in (before, week[0], after)]
+        assert [(b - a) % 8 for a, b in itertools.pairwise(turns)] == [1, 1]
+
+    @pytest.mark.parametrize(("unit", "days"), [("week", 7), ("day", 1)])
+    @pytest.mark.parametrize("parts", [1, 5, 8, 256])
+    def test_as_many_runs_as_there_are_parts_read_every_pack_once(
+        self, unit: str, days: int, parts: int
+    ) -> None:
+        start = MONDAY + datetime.timedelta(days=3)
+        read = [
+            id
+            for n in range(parts)
+            for id in parse_subset(
+                f"{unit}/{parts}", start + datetime.timedelta(days=n * days)
+            ).choose(STORED, random.Random(0))
+        ]
+        assert sorted(read) == sorted(STORED)
+
+    def test_without_a_date_it_is_today_s_turn_in_utc(self) -> None:
+        before = datetime.datetime.now(datetime.UTC).date()
+        found = parse_subset("day/256")
+        after = datetime.datetime.now(datetime.UTC).date()
+        assert found in [parse_subset("day/256", day) for day in (before, after)]
