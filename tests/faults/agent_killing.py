@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from agent.cluster import work
 from agent.cluster.client import Kube
 from agent.config import AgentSettings
 from agent.repository import locking, opening, uploads
@@ -91,6 +92,7 @@ def _run(plan: Plan) -> None:
     steps.watch()
     opening._KEY_WAIT_SECONDS = (0.01,)  # type: ignore[assignment]
     locking.SETTLE_SECONDS = opening.ABANDONED_SECONDS = 0.0
+    work.SETTLE_SECONDS = 0.5
     uploads.INDEX_SECONDS = 0.05
     checkpoint.SECONDS, checkpoint._LOOK_SECONDS = 0.1, 0.01
     local_agent.run(plan.settings, plan.place, steps.storage)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.budget import Rates
-from agent.cluster import mover
+from agent.cluster import mover, restorer
 from agent.cluster.assignment import Movers
 from agent.cluster.mover import Means
 from agent.cluster.restorer import give_back
@@ -39,7 +39,7 @@ def run(settings: AgentSettings, place: Path, wrapped: Callable[[Storage], Stora
     def open_local(_: S3Settings, rates: Rates) -> Storage:
         return wrapped(LocalStorage.create(place, rates))
 
-    mover.open_s3 = open_local  # type: ignore[assignment]
+    mover.open_s3 = restorer.open_s3 = open_local  # type: ignore[assignment]
     opening.ScryptCost = functools.partial(ScryptCost, n=16, r=1, p=1)  # type: ignore[misc, assignment]
     pack.TARGET_BYTES = writer.TARGET_BYTES = PACK_BYTES  # type: ignore[attr-defined]
     means = Means(CacheDir(settings.cache_dir, 64))
