@@ -238,7 +238,8 @@ lock_wait_option = click.option(
     callback=_seconds_or_duration,
     default="0",
     metavar="TIME",
-    help="Wait this long for others' locks: seconds, or a time such as 10m. [0]",
+    help="Wait this long (seconds, or a time such as 10m) for others' locks; one that is watched for"
+    " half an hour without a sign of life is removed. [0]",
 )
 
 

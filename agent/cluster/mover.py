@@ -18,8 +18,8 @@ from agent.transfer.garbage import HOST
 from agent.transfer.job import Request, require_volume, run_backup
 from agent.transfer.parent import by_tags
 
-LOCK_WAIT_SECONDS = 30 * 60
-"""How long a backup waits for a prune; a prune of a large repository takes as long."""
+LOCK_WAIT_SECONDS = 40 * 60
+"""How long a backup waits for a prune; a dead one's lock is removed after 30 minutes of watching."""
 
 NAMED_PROBLEMS = 10
 

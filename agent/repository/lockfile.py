@@ -13,7 +13,7 @@ from agent.repository.node import read_json
 from agent.repository.times import Zone, format_time, parse_time
 
 STALE_SECONDS = 30 * 60
-"""A lock this old was left behind; only ``unlock`` acts on that."""
+"""A lock this old was left behind, if clocks are right: ``unlock`` and ``rivals`` act on that."""
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 
@@ -83,6 +83,6 @@ def decode_lock(json: bytes, what: str) -> Lock:
     )
 
 
-def conflicting(others: dict[str, Lock], exclusive: bool) -> list[Lock]:
+def conflicting(others: dict[str, Lock], exclusive: bool) -> dict[str, Lock]:
     """Return the locks that forbid a new one of this kind."""
-    return [lock for lock in others.values() if exclusive or lock.exclusive]
+    return {name: lock for name, lock in others.items() if exclusive or lock.exclusive}

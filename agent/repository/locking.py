@@ -5,7 +5,8 @@ could not be refreshed for 22.5 minutes, or somebody removed it, others may act 
 so ``check`` raises ``LockLost`` and nothing more is written (restic-format.md section 16). A lock
 that was only begun settles in the first ``check``, so that what is read first costs no wait. Before
 what makes packs count, an index or the snapshot, it is ``prove``: a young lock, since one write
-may take as long as its retries do, and others take a lock of 30 minutes for left behind.
+may take as long as its retries do, and others take a lock of 30 minutes for left behind. So does
+who waits here, once it has watched the lock for long enough (``rivals``).
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from agent.errors import (
 from agent.repository.journal import Journal
 from agent.repository.lockfile import Lock, conflicting, decode_lock, encode_lock
 from agent.repository.objects import Folder, Objects, file_key, sizes
+from agent.repository.rivals import Rivals
 from agent.repository.zone import local_zone
 
 REFRESH_SECONDS = 5 * 60
@@ -109,6 +111,7 @@ class HeldLock:
         self._cancel = CancelToken()
         self._settled = False
         self._settling = threading.Lock()
+        self._rivals: dict[str, Lock] = {}  # what forbade this lock when we last looked
         self._leftovers: list[str] = []  # names of ours that may still be there
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
@@ -162,13 +165,21 @@ class HeldLock:
         self.settle()
 
     def acquire_within(self, seconds: float, cancel: CancelToken) -> None:
-        """Take the lock, trying again for up to ``seconds`` while others forbid it."""
+        """Take the lock, trying again for up to ``seconds`` while others forbid it.
+
+        What was left behind is removed when it was watched for long enough. Raises
+        ``RepositoryLocked``, and the storage's errors.
+        """
         end = self._clock.running_seconds() + seconds
+        rivals = Rivals()
         attempt = 0
         while True:
+            looked_at = self._clock.running_seconds()
             try:
                 return self.acquire(cancel)
             except RepositoryLocked as error:
+                if self._remove_left_behind(rivals, looked_at, cancel):
+                    continue
                 left = end - self._clock.running_seconds()
                 if left <= 0:
                     raise
@@ -176,6 +187,20 @@ class HeldLock:
                 log.info("waiting for the repository: %s", error)
                 self._clock.pause(cancel, wait)
                 attempt += 1
+
+    def _remove_left_behind(self, rivals: Rivals, looked_at: float, cancel: CancelToken) -> bool:
+        """Remove the locks in our way that nobody holds any more; return whether there were any."""
+        now_ns = self._clock.now_ns()
+        seconds = self._clock.running_seconds()
+        gone = rivals.left_behind(self._rivals, looked_at, seconds, now_ns)
+        for name in gone:
+            self._objects.remove(Folder.LOCKS, name, cancel=cancel)
+            log.warning(
+                "removed a lock that was left behind in %s: %s",
+                self._objects.storage.place,
+                self._rivals[name].describe(now_ns),
+            )
+        return bool(gone)
 
     def check(self) -> None:
         """Raise ``LockLost`` unless the lock is known to stand; call it before each write.
@@ -254,12 +279,12 @@ class HeldLock:
         )
 
     def _refuse_conflicts(self, others: dict[str, Lock]) -> None:
-        bad = conflicting(others, self._exclusive)
-        if bad:
+        self._rivals = conflicting(others, self._exclusive)
+        if self._rivals:
             now = self._clock.now_ns()
             raise RepositoryLocked(
                 f"{self._objects.storage.place} is locked: "
-                + "; ".join(lock.describe(now) for lock in bad[:3])
+                + "; ".join(lock.describe(now) for lock in list(self._rivals.values())[:3])
                 + ". Wait for it to end, or remove a lock that was left behind (podlift unlock)"
             )
 

@@ -325,10 +325,10 @@ class TestLockFiles:
 
     def test_only_shared_locks_stand_together(self) -> None:
         shared, exclusive = a_lock(), a_lock(exclusive=True)
-        assert conflicting({"a": shared}, exclusive=False) == []
-        assert conflicting({"a": shared}, exclusive=True) == [shared]
-        assert conflicting({"a": exclusive}, exclusive=False) == [exclusive]
-        assert conflicting({}, exclusive=True) == []
+        assert conflicting({"a": shared}, exclusive=False) == {}
+        assert conflicting({"a": shared}, exclusive=True) == {"a": shared}
+        assert conflicting({"a": exclusive}, exclusive=False) == {"a": exclusive}
+        assert conflicting({}, exclusive=True) == {}
 
     def test_a_lock_says_whose_it_is_and_when_it_looks_abandoned(self) -> None:
         now = 10**18 + 31 * 60 * 10**9

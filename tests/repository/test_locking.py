@@ -185,6 +185,124 @@ def test_a_lock_of_an_hour_ago_still_counts_and_is_called_abandoned(
         hold()
 
 
+class TestLeftBehind:
+    """Who waits removes what nobody holds any more, and only that."""
+
+    def waited(
+        self, repository: Repository, clock: HandClock, *, exclusive: bool = False
+    ) -> float | None:
+        """Wait for 40 minutes at most; return after how many the lock was ours."""
+        began = clock.seconds
+        lock = HeldLock(repository.objects, exclusive, clock)
+        try:
+            lock.acquire_within(40 * MINUTES, NEVER)
+        except RepositoryLocked:
+            return None
+        lock.release()
+        return (clock.seconds - began) / MINUTES
+
+    @pytest.mark.parametrize("exclusive", [False, True])
+    def test_a_lock_that_looks_old_is_watched_for_more_than_a_refresh(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage, exclusive: bool
+    ) -> None:
+        foreign(repository, clock, exclusive=not exclusive)
+        clock.seconds += 31 * MINUTES
+        minutes = self.waited(repository, clock, exclusive=exclusive)
+        assert minutes is not None
+        assert 7.5 <= minutes < 9
+        assert keys(storage, "locks") == []
+
+    @pytest.mark.parametrize("ahead", [0, 24 * 60 * MINUTES])
+    def test_a_lock_that_does_not_look_old_is_watched_for_half_an_hour(
+        self, repository: Repository, clock: HandClock, ahead: float
+    ) -> None:
+        clock.seconds += ahead
+        foreign(repository, clock, exclusive=True)
+        clock.seconds -= ahead
+        minutes = self.waited(repository, clock)
+        assert minutes is not None
+        assert 30 <= minutes <= 31.5
+
+    def test_a_lock_that_is_refreshed_stays_however_wrong_its_clock(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage
+    ) -> None:
+        """Its holder's clock is an hour behind, so it looks old whenever it is refreshed."""
+
+        def refresh() -> None:
+            if refreshed_at[-1] + 5 * MINUTES <= clock.seconds:
+                old = keys(storage, "locks")
+                clock.seconds -= 60 * MINUTES
+                foreign(repository, clock, exclusive=True)
+                clock.seconds += 60 * MINUTES
+                refreshed_at.append(clock.seconds)
+                for key in old:
+                    storage.delete(key)
+
+        refreshed_at = [0.0]
+        refresh()
+        clock.meanwhile = refresh
+        assert self.waited(repository, clock) is None
+        assert len(refreshed_at) > 7
+        assert len(keys(storage, "locks")) == 1
+
+    def test_locks_that_do_not_forbid_ours_are_let_alone(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage
+    ) -> None:
+        shared = foreign(repository, clock, exclusive=False)
+        clock.seconds += 31 * MINUTES
+        foreign(repository, clock, exclusive=True)
+        assert self.waited(repository, clock) is not None
+        assert keys(storage, "locks") == [f"locks/{shared}"]
+
+    def test_of_two_the_one_that_lives_is_still_waited_for(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage
+    ) -> None:
+        foreign(repository, clock, exclusive=True)
+        clock.seconds += 31 * MINUTES
+        names = [foreign(repository, clock, exclusive=True)]
+
+        def refresh() -> None:
+            names.append(foreign(repository, clock, exclusive=True))
+            storage.delete(f"locks/{names[-2]}")
+
+        clock.meanwhile = refresh
+        assert self.waited(repository, clock) is None
+        assert keys(storage, "locks") == [f"locks/{names[-1]}"]
+
+    def test_the_time_that_looking_takes_is_no_time_of_watching(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage
+    ) -> None:
+        """Twice the storage takes ten minutes to give the lock that was listed."""
+        name = foreign(repository, clock, exclusive=True)
+        clock.seconds += 31 * MINUTES
+
+        def stall() -> None:
+            clock.seconds += 10 * MINUTES
+
+        objects = faulty(repository, Fault("get", stall, key=f"locks/{name}", times=2))
+        lock = HeldLock(objects, exclusive=False, clock=clock)
+        with pytest.raises(RepositoryLocked):
+            lock.acquire_within(20 * MINUTES, NEVER)
+        assert keys(storage, "locks") == [f"locks/{name}"]
+
+    def test_one_look_removes_nothing(
+        self, repository: Repository, clock: HandClock, storage: MemoryStorage
+    ) -> None:
+        name = foreign(repository, clock, exclusive=True)
+        clock.seconds += 24 * 60 * MINUTES
+        with pytest.raises(RepositoryLocked):
+            HeldLock(repository.objects, False, clock).acquire_within(0, NEVER)
+        assert keys(storage, "locks") == [f"locks/{name}"]
+
+    def test_the_holder_whose_lock_was_removed_writes_nothing_more(
+        self, repository: Repository, clock: HandClock, hold: Held
+    ) -> None:
+        held = hold(exclusive=True)
+        assert self.waited(repository, clock) is not None
+        with pytest.raises(LockLost):
+            held.check()
+
+
 def test_locks_without_content_and_locks_that_vanish_are_ignored(
     storage: MemoryStorage, repository: Repository, clock: HandClock
 ) -> None:
