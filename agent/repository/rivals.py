@@ -4,7 +4,7 @@ The rule guarded here: a lock's own time alone proves nothing, since its holder'
 wrong. Whoever lives replaces the lock every 5 minutes by one of another name, and writes nothing
 more after 22.5 minutes without (restic-format.md section 16). So a name that is still there after
 30 minutes of watching was left behind, whatever the clocks say; where they say so too, it is after
-7.5 minutes, one refresh and half of another. Pure: the clocks are the caller's.
+22.5 minutes: no less, or a holder whose clock is wrong might still be writing. Pure: the clocks are the caller's.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from agent.repository.lockfile import STALE_SECONDS, Lock
 WATCH_SECONDS = float(STALE_SECONDS)
 """How long a lock is watched that does not look old."""
 
-WATCH_OLD_SECONDS = 7.5 * 60
+WATCH_OLD_SECONDS = 22.5 * 60
 """How long a lock is watched whose own time is older than ``STALE_SECONDS``."""
 
 
