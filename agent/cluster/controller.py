@@ -70,7 +70,7 @@ class Controller:
         self._writing: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._alive: dict[str, tuple[str, bool]] = {}
-        self._waits: dict[str, str] = {}
+        self._words: dict[str, str] = {}
         self._wake = asyncio.Event()
         self.allow(concurrency)
 
@@ -122,7 +122,7 @@ class Controller:
         self._known.pop(uid, None)
         self._not_before.pop(uid, None)
         self._alive.pop(uid, None)
-        self._waits.pop(uid, None)
+        self._words.pop(uid, None)
         self._counted.discard(uid)
         self.pods.forget(uid)
 
@@ -209,10 +209,9 @@ class Controller:
         elif isinstance(decision, claim.AskPod):
             self._start(tasks, order, self._look_up_pod(order), "pod of")
         elif isinstance(decision, claim.Wait):
-            self._waiting(order, decision.reason)
-        elif isinstance(decision, claim.Ignore) and order.uid in self._alive:
-            del self._alive[order.uid]  # a living owner is looked up again after a while
-            self._later(order.uid)
+            self._word(order, f"waits: {decision.reason}")
+        elif isinstance(decision, claim.Ignore):
+            self._leave(order, decision.reason)
 
     def _begin(self, order: Order, tasks: asyncio.TaskGroup) -> None:
         """Start the work if there is room; what only tells its end takes none."""
@@ -223,12 +222,21 @@ class Controller:
             work = self._works[order.uid] = Work(order, self._bench)
             tasks.create_task(self._work_on(work), name=f"work on {order.name}")
         else:
-            self._waiting(order, "for room (--concurrency, loadConcurrency)")
+            self._word(order, "waits: for room (--concurrency, loadConcurrency)")
 
-    def _waiting(self, order: Order, reason: str) -> None:
-        if self._waits.get(order.uid) != reason:
-            self._waits[order.uid] = reason
-            LOG.info("%s: waits: %s", order.name, reason)
+    def _leave(self, order: Order, reason: str) -> None:
+        """Leave an object as it is; if it is this node's and has not ended, say why."""
+        if not order.final and self._site(order).where is not Where.ELSEWHERE:
+            self._word(order, f"is left as it is: {reason}")
+        if order.uid in self._alive:
+            del self._alive[order.uid]  # a living owner is looked up again after a while
+            self._later(order.uid)
+
+    def _word(self, order: Order, words: str) -> None:
+        """Say once why nothing is done about an object."""
+        if self._words.get(order.uid) != words:
+            self._words[order.uid] = words
+            LOG.info("%s: %s", order.name, words)
 
     def _start(
         self, tasks: asyncio.TaskGroup, order: Order, act: Coroutine[None, None, None], what: str

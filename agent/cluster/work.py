@@ -307,7 +307,7 @@ def _problems(outcome: Outcome, what: str) -> str:
     return patches.problems_message(outcome.problems, names, outcome.message, what=what)
 
 
-def _internal(error: Exception) -> ClusterError:
+def _internal(error: BaseException) -> ClusterError:
     return ClusterError(f"internal error {type(error).__name__}: {error}; report this")
 
 
@@ -333,8 +333,9 @@ def _in_thread(
             outcome = movers.move(assignment, monitor, token)
         except PodliftError as error:
             failure = error
-        except Exception as error:
-            # The edge of a thread: a bug in one order must not take the others down.
+        except BaseException as error:
+            # The edge of a thread: a bug in one order must not take the others down. A panic of
+            # a library in Rust is no Exception; unheard, it would leave the order running for ever.
             LOG.exception("%s: the data path broke", assignment.name)
             failure = _internal(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile

@@ -155,7 +155,7 @@ async def test_a_restore_that_waits_for_its_pod_asks_the_api_server_nothing(
         await ready(running)
         assert "has been replaced" in (await stage.ended("r-2"))["message"]
         before = len(standin.requests)
-        await until(lambda: running.agent._controller._waits, "the wait")
+        await until(lambda: running.agent._controller._words, "the wait")
         woken = 0
 
         def dispatched(tasks: asyncio.TaskGroup) -> None:
