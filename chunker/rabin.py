@@ -96,10 +96,18 @@ class Tables(NamedTuple):
     @classmethod
     def of(cls, polynomial: int) -> "Tables":
         """Return the tables of a polynomial of degree 53."""
-        leaving = 8 * (WINDOW_SIZE - 1)
-        out = [remainder(byte << leaving, polynomial) for byte in range(256)]
-        mod = [remainder(byte << DEGREE, polynomial) | byte << DEGREE for byte in range(256)]
+        out = _of_bytes(8 * (WINDOW_SIZE - 1), polynomial)
+        mod = [rest | byte << DEGREE for byte, rest in enumerate(_of_bytes(DEGREE, polynomial))]
         return cls(struct.pack("=256Q", *out), struct.pack("=256Q", *mod))
+
+
+def _of_bytes(shift: int, polynomial: int) -> list[int]:
+    """Return the remainder of every byte times x to the ``shift``: sums of those of its bits."""
+    found = [0]
+    for bit in range(8):
+        power = remainder(1 << shift + bit, polynomial)
+        found += [power ^ each for each in found]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,10 +35,16 @@ QUICK = Pace(chance=lambda low, high: min(high, 5.0) if low else min(high, 0.02)
 NOW = "2026-01-01T00:00:00Z"
 
 
-@pytest.fixture(params=[False, True], ids=["main", "status"])
-def subresource(request: pytest.FixtureRequest, api_server: ApiServer) -> bool:
-    api_server.apply_velero_crds(status_subresource=request.param)
+@pytest.fixture(params=[False, True], ids=["main", "status"], scope="module")
+def with_status(request: pytest.FixtureRequest) -> bool:
+    """Return each value for all tests in a row: the real server takes seconds to change over."""
     return bool(request.param)
+
+
+@pytest.fixture
+def subresource(with_status: bool, api_server: ApiServer) -> bool:
+    api_server.apply_velero_crds(status_subresource=with_status)
+    return with_status
 
 
 @contextlib.asynccontextmanager
@@ -87,7 +93,7 @@ class TestClaim:
             table = desk(kube, api_server, owner(), subresource=subresource)
             stale = seen_as(seen)
             assert await table.claim(stale) is None
-            assert not await table.refuse(stale, "no")
+            assert not await table.settle(stale, patches.failed("no"))
         assert "status" not in read_pvb(api_server, name)
 
     async def test_a_deleted_and_a_recreated_object_are_lost(
@@ -175,7 +181,7 @@ class TestClaim:
         seen = seen_as(create_pvb(api_server))
         async with connection(api_server) as kube:
             table = desk(kube, api_server, owner(), subresource=not subresource)
-            assert await table.refuse(seen, "refused")
+            assert await table.settle(seen, patches.failed("refused"))
         assert read_pvb(api_server, seen.name)["status"]["message"] == "refused"
 
     async def test_two_agents_racing_for_a_hundred_objects_never_claim_one_twice(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,13 +53,14 @@ def snapshots(scene: Scene, restic: Restic) -> dict[str, Json]:
 
 
 def assert_restorable(
-    scene: Scene, restic: Restic, snapshot: str, volume: Volume, prefix: str = ""
+    scene: Scene, restics: Sequence[Restic], snapshot: str, volume: Volume, prefix: str = ""
 ) -> None:
-    """Let restic read every byte, restore the snapshot, and compare."""
-    scene.restic(restic, "check", "--read-data", prefix=prefix)
-    target = scene.directory / f"restored-{snapshot[:8]}"
-    scene.restic(restic, "restore", snapshot, "--target", str(target), prefix=prefix)
-    assert list(differences(volume.path, target)) == []
+    """Let each restic read every byte, restore the snapshot, and compare."""
+    for number, restic in enumerate(restics):
+        scene.restic(restic, "check", "--read-data", prefix=prefix)
+        target = scene.directory / f"restored-{snapshot[:8]}-{number}"
+        scene.restic(restic, "restore", snapshot, "--target", str(target), prefix=prefix)
+        assert list(differences(volume.path, target)) == []
 
 
 def now() -> float:
@@ -68,7 +70,7 @@ def now() -> float:
 class TestTheWholePath:
     @pytest.mark.parametrize("status_subresource", [False, True], ids=["plain", "status"])
     def test_a_backup_completes_with_every_field_right_and_restic_restores_it(
-        self, scene: Scene, restic: Restic, status_subresource: bool
+        self, scene: Scene, restics: list[Restic], status_subresource: bool
     ) -> None:
         scene.server.apply_velero_crds("v1.16.2", status_subresource)
         if status_subresource:
@@ -80,14 +82,14 @@ class TestTheWholePath:
             name = scene.backup(volume)
             scene.completed(name, agent)
         snapshot = assert_complete(scene, name, volume, began)
-        found = snapshots(scene, restic)[snapshot]
-        assert found["hostname"] == "velero"
-        assert found["paths"] == [str(volume.path)]
-        assert f"pvc-uid={volume.claim_uid}" in found["tags"]
-        assert set(found["tags"]) == {
-            f"{k}={v}" for k, v in scene.read(name)["spec"]["tags"].items()
-        }
-        assert_restorable(scene, restic, snapshot, volume)
+        tags = {f"{k}={v}" for k, v in scene.read(name)["spec"]["tags"].items()}
+        assert f"pvc-uid={volume.claim_uid}" in tags
+        for restic in restics:
+            found = snapshots(scene, restic)[snapshot]
+            assert found["hostname"] == "velero"
+            assert found["paths"] == [str(volume.path)]
+            assert set(found["tags"]) == tags
+        assert_restorable(scene, restics, snapshot, volume)
 
     @on_the_real_one
     @pytest.mark.parametrize("version", ["v1.13.2", "v1.18.1"])
@@ -104,7 +106,7 @@ class TestTheWholePath:
         assert_complete(scene, name, volume, began)
 
     def test_an_s3_server_of_another_kind_takes_it_too(
-        self, standin: ApiServer, moto_server: S3Server, tmp_path: Path, restic: Restic
+        self, standin: ApiServer, moto_server: S3Server, tmp_path: Path, restics: list[Restic]
     ) -> None:
         scene = Scene(standin, moto_server, tmp_path / "scene")
         volume = scene.volume().fill(a=b"one")
@@ -112,9 +114,9 @@ class TestTheWholePath:
         with scene.agent() as agent:
             name = scene.backup(volume)
             scene.completed(name, agent)
-        assert_restorable(scene, restic, assert_complete(scene, name, volume, began), volume)
+        assert_restorable(scene, restics, assert_complete(scene, name, volume, began), volume)
 
-    def test_every_kind_of_volume_is_found(self, scene: Scene, restic: Restic) -> None:
+    def test_every_kind_of_volume_is_found(self, scene: Scene, restics: list[Restic]) -> None:
         kinds = ["csi", "plain", "inline", "emptyDir"]
         if scene.server.kind == "standin":
             kinds.append("ephemeral")  # kube-apiserver 1.20 drops it
@@ -128,8 +130,9 @@ class TestTheWholePath:
             assert_complete(scene, name, volumes[kind], began): [f"/in-{kind}"]
             for kind, name in names.items()
         }
-        found = json.loads(scene.restic(restic, "find", "--json", "in-*"))
-        assert {f["snapshot"]: [m["path"] for m in f["matches"]] for f in found} == expected
+        for restic in restics:
+            found = json.loads(scene.restic(restic, "find", "--json", "in-*"))
+            assert {f["snapshot"]: [m["path"] for m in f["matches"]] for f in found} == expected
 
     def test_progress_is_seen_before_the_end_and_never_goes_back(
         self, api_server: ApiServer, s3_server: S3Server, proxy: FaultProxy, tmp_path: Path
@@ -158,7 +161,7 @@ class TestTheWholePath:
 
     @on_the_real_one
     def test_the_next_backup_of_a_claim_has_the_last_as_parent_in_a_new_pod_too(
-        self, scene: Scene, restic: Restic
+        self, scene: Scene, restics: list[Restic]
     ) -> None:
         first = scene.volume().fill(same=secrets.token_bytes(300_000), changing=b"before")
         other = scene.volume().fill(same=b"of another claim")
@@ -174,16 +177,17 @@ class TestTheWholePath:
             second.fill(changing=b"after!")
             before = scene.objects(f"{scene.prefix}/data/")
             two = scene.completed(scene.backup(second), agent)["snapshotID"]
-        found = snapshots(scene, restic)
-        assert found[two]["parent"] == one
-        assert "parent" not in found[one]
+        for restic in restics:
+            found = snapshots(scene, restic)
+            assert found[two]["parent"] == one
+            assert "parent" not in found[one]
         assert len(scene.objects(f"{scene.prefix}/data/").keys() - before.keys()) <= 2
-        assert_restorable(scene, restic, two, second)
+        assert_restorable(scene, restics, two, second)
 
 
 class TestPartialProblems:
     def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_stored(
-        self, standin_scene: Scene, restic: Restic
+        self, standin_scene: Scene, restics: list[Restic]
     ) -> None:
         scene = standin_scene
         volume = scene.volume().fill(good=b"good", other=b"fine", bad=b"somebody's secret")
@@ -196,13 +200,14 @@ class TestPartialProblems:
             status["message"] == "1 entry was left out: bad: permission denied; run podlift as root"
         )
         assert status["progress"]["bytesDone"] == status["progress"]["totalBytes"] == 8
-        listed = scene.restic(restic, "ls", status["snapshotID"]).split()
-        assert "/good" in listed
-        assert "/other" in listed
-        assert "/bad" not in listed
+        for restic in restics:
+            listed = scene.restic(restic, "ls", status["snapshotID"]).split()
+            assert "/good" in listed
+            assert "/other" in listed
+            assert "/bad" not in listed
 
     def test_a_volume_without_a_file_gets_a_snapshot_all_the_same(
-        self, standin_scene: Scene, restic: Restic
+        self, standin_scene: Scene, restics: list[Restic]
     ) -> None:
         volume = standin_scene.volume()
         began = now()
@@ -210,4 +215,5 @@ class TestPartialProblems:
             name = standin_scene.backup(volume)
             standin_scene.completed(name, agent)
         snapshot = assert_complete(standin_scene, name, volume, began)
-        assert snapshot in snapshots(standin_scene, restic)
+        for restic in restics:
+            assert snapshot in snapshots(standin_scene, restic)

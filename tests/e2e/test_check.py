@@ -67,8 +67,8 @@ def flip(scene: Scene, prefix: str) -> None:
         client.put_object(Bucket=scene.bucket, Key=key, Body=bytes(body))
 
 
-def test_one_that_is_broken_does_not_spare_the_others(standin_scene: Scene) -> None:
-    scene = standin_scene
+def test_one_that_is_broken_does_not_spare_the_others(new_standin_scene: Scene) -> None:
+    scene = new_standin_scene
     make(scene, "a-foreign", "a password of somebody else")
     damaged, last = make(scene, "b-damaged"), make(scene, "c-last")
     before = scene.objects()
@@ -129,7 +129,7 @@ def test_a_read_only_location_is_checked_without_a_lock_and_with_no_more_rights_
     assert asked == rights
 
 
-def test_a_location_without_a_repository_was_not_checked(standin_scene: Scene) -> None:
-    done = check(standin_scene)
+def test_a_location_without_a_repository_was_not_checked(new_standin_scene: Scene) -> None:
+    done = check(new_standin_scene)
     assert done.returncode == 10
     assert "holds no repository (yet)" in done.stderr

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import pytest
 import yaml
 
 from agent.demo.compare import differences
-from agent.repository.opening import create_repository
-from agent.storage.opening import open_s3
-from tests.e2e.scene import CHEAP, Scene, Volume, until
+from tests.e2e.scene import Scene, Volume, until
 from tests.e2e.test_backup import snapshots
 from tests.e2e.velero import PREFIX, Velero
 from tests.support.apihandle import ApiServer
@@ -94,10 +92,9 @@ class Made:
         copy = Made(scene)
         copy.volumes, copy.names, copy.ids = dict(self.volumes), dict(self.names), dict(self.ids)
         assert scene.prefix == self.scene.prefix
-        with contextlib.closing(scene.s3.client()) as client:
-            for key in self.scene.objects(f"{scene.prefix}/"):
-                source = {"Bucket": self.scene.bucket, "Key": key}
-                client.copy_object(Bucket=scene.bucket, Key=key, CopySource=source)
+        for key in self.scene.objects(f"{scene.prefix}/"):
+            source = {"Bucket": self.scene.bucket, "Key": key}
+            scene.s3.kept_client.copy_object(Bucket=scene.bucket, Key=key, CopySource=source)
         for backup, name in self.names.items():
             found = self.scene.read(name)
             found["spec"]["repoIdentifier"] = scene.identifier
@@ -110,12 +107,17 @@ class Made:
         self.velero.delete(backup, self.names[backup])
         return self.ids[backup]
 
-    def assert_restorable(self, restic: Restic, *backups: str) -> None:
-        self.scene.restic(restic, "check", "--read-data")
-        for backup in backups:
-            target = self.scene.directory / f"restored-{backup}"
-            self.scene.restic(restic, "restore", self.ids[backup], "--target", str(target))
-            assert list(differences(self.volumes[backup].path, target)) == []
+    def assert_restorable(self, restics: Sequence[Restic], *backups: str) -> None:
+        for number, restic in enumerate(restics):
+            self.scene.restic(restic, "check", "--read-data")
+            for backup in backups:
+                target = self.scene.directory / f"restored-{backup}-{number}"
+                self.scene.restic(restic, "restore", self.ids[backup], "--target", str(target))
+                assert list(differences(self.volumes[backup].path, target)) == []
+
+    def assert_snapshots(self, restics: Sequence[Restic], ids: Collection[str]) -> None:
+        for restic in restics:
+            assert snapshots(self.scene, restic).keys() == set(ids)
 
 
 @pytest.fixture(scope="module")
@@ -124,30 +126,39 @@ def original(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> I
     directory = tmp_path_factory.mktemp("original")
     with standing(directory) as standin:
         standin.apply_velero_crds()
-        yield Made(Scene(standin, s3_server, directory / "scene")).make("monday", "tuesday")
+        scene = Scene(standin, s3_server, directory / "scene").with_repository()
+        yield Made(scene).make("monday", "tuesday")
 
 
 @pytest.fixture
-def made(original: Made, standin_scene: Scene) -> Made:
+def made(original: Made, new_standin_scene: Scene) -> Made:
     """Return two backups on the stand-in."""
-    return original.copied(standin_scene)
+    return original.copied(new_standin_scene)
 
 
 class TestTheWholePath:
     def test_a_deleted_backup_goes_and_all_others_restore(
-        self, scene: Scene, restic: Restic
+        self, scene: Scene, restics: list[Restic]
     ) -> None:
         made = Made(scene).make("monday", "tuesday", "wednesday")
         by_hand = scene.directory / "by-hand"
         by_hand.mkdir()
         (by_hand / "file").write_bytes(os.urandom(100_000))
-        scene.restic(restic, "backup", str(by_hand), "--tag", "backup=tuesday", "--host", "velero")
+        flags = ("--tag", "backup=tuesday", "--host", "velero")
+        for restic in restics:
+            scene.restic(restic, "backup", str(by_hand), *flags)
+        foreign = len(restics)
         gone = made.delete("tuesday")
         before = kept(scene)
 
         looked = found(gc(scene, *NOW, "--json"))
         (repository,) = looked["repositories"]
-        assert repository["snapshots"] == {"living": 2, "grace": 0, "foreign": 1, "garbage": 1}
+        assert repository["snapshots"] == {
+            "living": 2,
+            "grace": 0,
+            "foreign": foreign,
+            "garbage": 1,
+        }
         assert [one["id"] for one in repository["garbage"]] == [gone]
         assert (
             repository["garbage"][0]["reason"] == "backup tuesday is not in the location any more"
@@ -159,40 +170,42 @@ class TestTheWholePath:
         assert done.returncode == 0, done.stderr
         assert f"garbage  {gone[:8]}" in done.stdout
         assert "done: 1 snapshots forgotten" in done.stdout
-        left = snapshots(scene, restic)
-        assert left.keys() >= {made.ids["monday"], made.ids["wednesday"]}
-        assert len(left) == 3
-        made.assert_restorable(restic, "monday", "wednesday")
+        left = snapshots(scene, restics[0]).keys()
+        assert left >= {made.ids["monday"], made.ids["wednesday"]}
+        assert len(left) == 2 + foreign
+        made.assert_restorable(restics, "monday", "wednesday")
         assert sum(key not in kept(scene) for key in before if "/data/" in key)
         assert not scene.objects(f"{scene.prefix}/locks/")
 
         again = found(gc(scene, *NOW, "--apply", "--json"))
         assert again["garbage"] == 0
-        assert snapshots(scene, restic).keys() == left.keys()
+        made.assert_snapshots(restics, left)
 
-    def test_a_snapshot_within_the_grace_period_stays(self, made: Made, restic: Restic) -> None:
+    def test_a_snapshot_within_the_grace_period_stays(
+        self, made: Made, restics: list[Restic]
+    ) -> None:
         made.delete("monday")
         report = found(gc(made.scene, "--apply", "--json"))
         assert report["repositories"][0]["snapshots"]["grace"] == 1
-        assert snapshots(made.scene, restic).keys() == set(made.ids.values())
+        made.assert_snapshots(restics, made.ids.values())
 
     def test_the_loss_of_all_podvolumebackups_in_the_cluster_removes_nothing(
-        self, made: Made, restic: Restic
+        self, made: Made, restics: list[Restic]
     ) -> None:
         made.velero.forget_objects(*made.names.values())
         report = found(gc(made.scene, *NOW, "--apply", "--json"))
         assert report["repositories"][0]["snapshots"]["living"] == 2
-        made.assert_restorable(restic, "monday", "tuesday")
+        made.assert_restorable(restics, "monday", "tuesday")
 
     def test_a_backup_that_velero_has_not_finished_is_protected_by_its_objects(
-        self, made: Made, restic: Restic
+        self, made: Made, restics: list[Restic]
     ) -> None:
         made.make("now", finish=False)
         made.velero.write("now", "now-logs.gz", b"the first file that velero writes")
         report = found(gc(made.scene, *NOW, "--apply", "--json"))
         assert report["unfinished"] == ["now"]
         assert report["repositories"][0]["snapshots"]["living"] == 3
-        made.assert_restorable(restic, "now")
+        made.assert_restorable(restics, "now")
 
     def test_a_snapshot_of_a_running_podvolumebackup_is_protected_before_anybody_names_it(
         self, made: Made
@@ -204,10 +217,11 @@ class TestTheWholePath:
         assert repository["snapshots"]["living"] == 2
 
     def test_a_namespace_whose_backups_are_all_deleted_is_swept_too(
-        self, standin_scene: Scene, restic: Restic
+        self, standin_scene: Scene, restics: list[Restic]
     ) -> None:
         made = Made(standin_scene).make("monday")
         other = f"{PREFIX}/restic/elsewhere"
+        standin_scene.with_repository(other)
         volume = standin_scene.volume().fill(a=os.urandom(50_000))
         with standin_scene.agent() as agent:
             identifier = standin_scene.identifier_of(other)
@@ -220,7 +234,7 @@ class TestTheWholePath:
         assert [c["garbage"] for c in counts.values()] == [1, 0]
         assert not standin_scene.objects(f"{other}/snapshots/")
         assert not standin_scene.objects(f"{other}/data/")
-        made.assert_restorable(restic, "monday")
+        made.assert_restorable(restics, "monday")
 
     def test_snapshots_of_velero_s_own_restic_live_by_their_short_ids(
         self, made: Made, restic: Restic
@@ -247,7 +261,7 @@ class TestTheWholePath:
         self, made: Made
     ) -> None:
         scene, elsewhere = made.scene, "shared/restic/app"
-        identifier = scene.identifier_of(elsewhere)
+        identifier = scene.with_repository(elsewhere).identifier_of(elsewhere)
         with scene.agent() as agent:
             for backup in ("kept", "gone"):
                 volume = scene.volume().fill(a=os.urandom(50_000))
@@ -269,8 +283,7 @@ class TestTheWholePath:
         self, made: Made
     ) -> None:
         scene, broken = made.scene, f"{PREFIX}/restic/broken"
-        with contextlib.closing(open_s3(scene.settings(broken))) as storage:
-            create_repository(storage, "a password of somebody else", cost=CHEAP)
+        scene.with_repository(broken, "a password of somebody else")
         made.delete("monday")
         done = gc(scene, *NOW, "--apply")
         assert done.returncode == 12
@@ -316,8 +329,10 @@ class TestTheWholePath:
             asked.add((plural, "get" if name else "list"))
         assert asked == rights
 
-    def test_a_location_without_a_repository_has_nothing_to_do(self, standin_scene: Scene) -> None:
-        done = gc(standin_scene, "--apply")
+    def test_a_location_without_a_repository_has_nothing_to_do(
+        self, new_standin_scene: Scene
+    ) -> None:
+        done = gc(new_standin_scene, "--apply")
         assert done.returncode == 0
         assert done.stdout.splitlines()[-1] == (
             "there is no repository in it, so there is nothing to do"
@@ -360,14 +375,14 @@ class TestRefusals:
         assert report["garbage"] == 1
 
     def test_a_location_without_any_backup_unless_that_is_said_to_be_so(
-        self, made: Made, restic: Restic
+        self, made: Made, restics: list[Restic]
     ) -> None:
         for backup in ("monday", "tuesday"):
             made.delete(backup)
         assert "a wrong bucket or prefix" in self.refused(made.scene)
         report = found(gc(made.scene, *NOW, "--apply", "--json", "--empty-location"))
         assert report["garbage"] == 2
-        assert snapshots(made.scene, restic) == {}
+        made.assert_snapshots(restics, ())
         assert not made.scene.objects(f"{made.scene.prefix}/data/")
 
     def test_records_that_name_snapshots_of_some_other_repository(self, made: Made) -> None:
@@ -441,7 +456,7 @@ def started(scene: Scene, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 class TestInterruptions:
     def test_killed_between_forget_and_prune_it_leaves_what_the_next_run_completes(
-        self, proxied: Made, proxy: FaultProxy, restic: Restic
+        self, proxied: Made, proxy: FaultProxy, restics: list[Restic]
     ) -> None:
         scene, gone = proxied.scene, proxied.delete("monday")
         proxy.add(Fault(Kind.STALL), "PUT", f"{scene.prefix}/(data|index)/")
@@ -452,15 +467,16 @@ class TestInterruptions:
             process.send_signal(signal.SIGKILL)
             process.wait()
         data = scene.objects(f"{scene.prefix}/data/")
-        scene.restic(restic, "--no-lock", "check", "--read-data")
+        for restic in restics:
+            scene.restic(restic, "--no-lock", "check", "--read-data")
         report = found(gc(scene, *NOW, "--apply", "--json"))
         assert report["garbage"] == 0
         assert report["bytes_freed"] > 300_000
         assert data.keys() - scene.objects(f"{scene.prefix}/data/").keys()
-        proxied.assert_restorable(restic, "tuesday")
+        proxied.assert_restorable(restics, "tuesday")
 
     def test_while_a_backup_runs_it_touches_nothing_and_afterwards_it_does(
-        self, proxied: Made, proxy: FaultProxy, restic: Restic
+        self, proxied: Made, proxy: FaultProxy, restics: list[Restic]
     ) -> None:
         scene = proxied.scene
         proxied.delete("monday")
@@ -482,7 +498,7 @@ class TestInterruptions:
                 report = json.loads(waiting.communicate(timeout=90)[0])
         assert report["repositories"][0]["snapshots"]["living"] == 2
         assert report["garbage"] == 1
-        proxied.assert_restorable(restic, "tuesday", "running")
+        proxied.assert_restorable(restics, "tuesday", "running")
 
     def test_asked_to_stop_it_gives_the_lock_back(self, proxied: Made, proxy: FaultProxy) -> None:
         scene = proxied.scene

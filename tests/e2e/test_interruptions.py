@@ -1,6 +1,5 @@
 """What happens to a backup when somebody stops it, and when several agents meet."""
 
-import contextlib
 import secrets
 import signal
 import time
@@ -9,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.repository.opening import create_repository
-from agent.storage.opening import open_s3
-from tests.e2e.scene import CHEAP, PASSWORD, Agent, Scene, Volume, until
+from tests.e2e.scene import Agent, Scene, Volume, until
 from tests.e2e.test_backup import assert_restorable, snapshots
 from tests.support.apihandle import ApiServer
 from tests.support.faultproxy import FaultProxy, reply
@@ -31,7 +28,7 @@ def stuck(api_server: ApiServer, s3_server: S3Server, proxy: FaultProxy, tmp_pat
     """Return a scene whose S3 takes no pack for the repository ``STUCK``."""
     api_server.apply_velero_crds(WITH_CANCEL)
     proxy.add(reply(503, "SlowDown"), "PUT", f"/{STUCK}/data/", times=FOREVER)
-    return Scene(api_server, s3_server, tmp_path / "scene", proxy)
+    return Scene(api_server, s3_server, tmp_path / "scene", proxy).with_repository(STUCK)
 
 
 def start(scene: Scene, agent: Agent) -> tuple[str, Volume]:
@@ -75,7 +72,7 @@ class TestOneBackup:
 
     @on_the_real_one
     def test_sigterm_leaves_it_to_the_next_agent_and_ends_in_time(
-        self, stuck: Scene, restic: Restic, proxy: FaultProxy
+        self, stuck: Scene, restics: list[Restic], proxy: FaultProxy
     ) -> None:
         with stuck.agent() as agent:
             name, volume = start(stuck, agent)
@@ -90,11 +87,11 @@ class TestOneBackup:
         with stuck.agent() as agent:
             status = stuck.completed(name, agent)
         assert status["startTimestamp"] == left["startTimestamp"]
-        assert_restorable(stuck, restic, status["snapshotID"], volume, STUCK)
+        assert_restorable(stuck, restics, status["snapshotID"], volume, STUCK)
 
     @on_the_standin
     def test_what_a_killed_agent_left_running_is_completed_by_the_next(
-        self, stuck: Scene, restic: Restic, proxy: FaultProxy
+        self, stuck: Scene, restics: list[Restic], proxy: FaultProxy
     ) -> None:
         with stuck.agent() as agent:
             name, volume = start(stuck, agent)
@@ -106,14 +103,15 @@ class TestOneBackup:
             status = stuck.completed(name, agent)
             assert "claimed again" in agent.log_text
         assert not stuck.objects(f"{STUCK}/locks/")
-        assert_restorable(stuck, restic, status["snapshotID"], volume, STUCK)
+        assert_restorable(stuck, restics, status["snapshotID"], volume, STUCK)
 
 
 class TestSeveralAgents:
     @on_the_real_one
     def test_two_nodes_make_one_repository_at_the_same_moment(
-        self, scene: Scene, restic: Restic
+        self, new_scene: Scene, restics: list[Restic]
     ) -> None:
+        scene = new_scene
         nodes = [scene.node, f"other-{scene.node}"]
         volumes = [scene.volume(node=n).fill(mine=secrets.token_bytes(100_000)) for n in nodes]
         names = [scene.backup(v, node=n) for v, n in zip(volumes, nodes, strict=True)]
@@ -127,16 +125,14 @@ class TestSeveralAgents:
         assert places["config"] == places["keys"] == 1
         assert places["snapshots"] == 2
         assert places["locks"] == 0
-        assert_restorable(scene, restic, first, volumes[0])
-        assert_restorable(scene, restic, second, volumes[1])
+        assert_restorable(scene, restics, first, volumes[0])
+        assert_restorable(scene, restics, second, volumes[1])
 
     @on_the_real_one
     def test_two_agents_of_one_node_share_thirty_backups_without_a_double_claim(
-        self, scene: Scene, restic: Restic
+        self, scene: Scene, restics: list[Restic]
     ) -> None:
         volume = scene.volume().fill(small=b"content")
-        with contextlib.closing(open_s3(scene.settings(scene.prefix))) as storage:
-            create_repository(storage, PASSWORD, cost=CHEAP)
         pods = [scene.pod({"emptyDir": {}}) for _ in range(2)]
         with (
             scene.agent("--concurrency", "3", pod=pods[0]) as one,
@@ -151,5 +147,6 @@ class TestSeveralAgents:
                 if line.endswith(": claimed")
             )
         assert claims == dict.fromkeys(names, 1)
-        assert snapshots(scene, restic).keys() == ids
+        for restic in restics:
+            assert snapshots(scene, restic).keys() == ids
         assert len(ids) == 30

@@ -1,6 +1,5 @@
 """The way back over the real parts: a PodVolumeRestore is created, its pod gets the volume."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -16,19 +15,8 @@ import yaml
 
 from agent.demo.compare import count, differences
 from agent.demo.sample import make
-from agent.repository.opening import create_repository
-from agent.storage.opening import open_s3
 from tests.e2e.restoring import HELPER, RUNNING, WAITING, ask, ended, helper, helper_is, waiting_pod
-from tests.e2e.scene import (
-    CHEAP,
-    DEADLINE_SECONDS,
-    PASSWORD,
-    RESTORE_UID,
-    Agent,
-    Scene,
-    Volume,
-    until,
-)
+from tests.e2e.scene import DEADLINE_SECONDS, RESTORE_UID, Agent, Scene, Volume, until
 from tests.support.apihandle import ApiServer
 from tests.support.apiservers import StandinServer
 from tests.support.faultproxy import FaultProxy, reply
@@ -64,7 +52,7 @@ def scene(
     api_server: ApiServer, s3_server: S3Server, proxy: FaultProxy, open_directory: Path
 ) -> Scene:
     api_server.apply_velero_crds(WITH_CANCEL)
-    return Scene(api_server, s3_server, open_directory / "scene", proxy)
+    return Scene(api_server, s3_server, open_directory / "scene", proxy).with_repository()
 
 
 def backed_up(scene: Scene, agent: Agent, source: Volume) -> str:
@@ -299,8 +287,6 @@ class TestSeveral:
         self, scene: Scene
     ) -> None:
         source = scene.volume().fill(small=b"content")
-        with contextlib.closing(open_s3(scene.settings(scene.prefix))) as storage:
-            create_repository(storage, PASSWORD, cost=CHEAP)
         pods = [scene.pod({"emptyDir": {}}) for _ in range(2)]
         with (
             scene.agent("--concurrency", "4", pod=pods[0]) as one,

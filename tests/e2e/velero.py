@@ -1,6 +1,5 @@
 """What Velero's server leaves in the bucket of a location, and how it takes it away again."""
 
-import contextlib
 import gzip
 import json
 from typing import Any
@@ -18,14 +17,14 @@ class Velero:
 
     def put(self, key: str, body: bytes) -> None:
         """Store an object below the location's prefix."""
-        with contextlib.closing(self.scene.s3.client()) as client:
-            client.put_object(Bucket=self.scene.bucket, Key=f"{PREFIX}/{key}", Body=body)
+        self.scene.s3.kept_client.put_object(
+            Bucket=self.scene.bucket, Key=f"{PREFIX}/{key}", Body=body
+        )
 
     def remove(self, prefix: str) -> None:
         """Remove all objects whose key begins so, below the location's prefix."""
-        with contextlib.closing(self.scene.s3.client()) as client:
-            for key in self.scene.objects(f"{PREFIX}/{prefix}"):
-                client.delete_object(Bucket=self.scene.bucket, Key=key)
+        for key in self.scene.objects(f"{PREFIX}/{prefix}"):
+            self.scene.s3.kept_client.delete_object(Bucket=self.scene.bucket, Key=key)
 
     def finish(self, backup: str, *volume_backups: str) -> None:
         """Write a backup's files as Velero does when all of its PodVolumeBackups have ended."""

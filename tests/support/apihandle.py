@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import select
 import ssl
 import time
 from collections.abc import Iterator
@@ -108,6 +109,7 @@ class ApiServer:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self._cleanup: list[str] = []
+        self._idle: list[http.client.HTTPConnection] = []
 
     def apply_velero_crds(self, version: str = "v1.16.2", status_subresource: bool = False) -> None:
         """Serve Velero's resources as of ``version``; with or without ``/status``.
@@ -147,13 +149,30 @@ class ApiServer:
         sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         sent.update(headers or {})
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection = self._connect()
+        connection = self._connected()
         try:
             connection.request(method, path, body=data, headers=sent)
             response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
-        finally:
+            answer = Answer(response.status, dict(response.getheaders()), response.read())
+        except BaseException:
             connection.close()
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def _connected(self) -> http.client.HTTPConnection:
+        """Return a connection that an earlier request has left, or a new one.
+
+        Tests ask again and again until something has come about: to agree on keys each time costs
+        both sides more than the answer.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            usable = connection.sock is not None
+            if usable and not select.select([connection.sock], [], [], 0)[0]:
+                return connection
+            connection.close()  # by the server already, or it has something to say that nobody asked
+        return self._connect()
 
     def _expect(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Send a request of the test's own; 429 is waited out, any other refusal fails the test."""
@@ -228,3 +247,8 @@ class ApiServer:
         """Remove what the test created outside its namespace."""
         for path in reversed(self._cleanup):
             self.request("DELETE", f"{path}?gracePeriodSeconds=0")
+
+    def hang_up(self) -> None:
+        """Close the connections that requests have left open."""
+        while self._idle:
+            self._idle.pop().close()

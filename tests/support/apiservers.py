@@ -219,6 +219,7 @@ def kube_apiserver(kube_process: KubeProcess) -> Iterator[KubeApiServer]:
     yield server
     server.revive()
     server.clean_up()
+    server.hang_up()
 
 
 @contextlib.contextmanager
@@ -229,7 +230,9 @@ def standing(parent: Path) -> Iterator[StandinServer]:
     process = Standin(directory)
     process.start()
     try:
-        yield StandinServer(process)
+        server = StandinServer(process)
+        yield server
+        server.hang_up()
     finally:
         process.stop()
 

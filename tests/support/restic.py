@@ -63,12 +63,20 @@ def binaries() -> list[str]:
 
 
 def judges(home: Path) -> list[Restic]:
-    """Return every binary that is here, with a home to keep its cache in."""
+    """Return every binary that is here, each with a home below ``home`` to keep its cache in."""
     found = binaries()
     if not found:
         missing("the restic binary (it judges our repositories)", HOW)
-    home.mkdir(exist_ok=True)
-    return [Restic(binary, home) for binary in found]
+    homes = [home / str(number) for number in range(len(found))]
+    for each in homes:
+        each.mkdir(parents=True)
+    return [Restic(binary, each) for binary, each in zip(found, homes, strict=True)]
+
+
+@pytest.fixture
+def restics(tmp_path: Path) -> list[Restic]:
+    """Return every restic binary that is here, to judge one after the other what is made once."""
+    return judges(tmp_path / "restic-homes")
 
 
 @pytest.fixture(params=binaries() or [None], ids=lambda b: Path(b).name if b else "none")

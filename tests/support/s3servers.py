@@ -7,6 +7,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import secrets
@@ -65,11 +66,15 @@ class S3Server:
             aws_secret_access_key=self.secret_key,
         )
 
+    @functools.cached_property
+    def kept_client(self) -> Any:
+        """A client for what tests arrange and look at, which nobody closes."""
+        return self.client()
+
     def make_bucket(self) -> str:
         """Make a bucket of a new name and return the name."""
         bucket = f"bucket-{secrets.token_hex(6)}"
-        with contextlib.closing(self.client()) as client:
-            client.create_bucket(Bucket=bucket)
+        self.kept_client.create_bucket(Bucket=bucket)
         return bucket
 
     def credentials_file(self, access_key: str = "", secret_key: str = "") -> Path:
