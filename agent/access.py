@@ -65,6 +65,11 @@ class Access:
         return bool(self._repo)
 
     @property
+    def described(self) -> bool:
+        """Tell whether a password file or authorities were named, which a location has of its own."""
+        return self._password_file is not None or bool(self._ca)
+
+    @property
     def cache(self) -> CacheDir | None:
         """Return where caches go."""
         return self._cache

@@ -72,6 +72,10 @@ def check(access: Access, **options: Any) -> int:
         raise UsageError("--read-data reads everything; leave out --read-data-subset")
     if access.named == bool(options["location"]):
         raise UsageError("name one repository with --repo, or all of a location with --location")
+    if options["location"] and access.described:
+        raise UsageError(
+            "--location brings password and authorities: leave out --password-file and --cacert"
+        )
     subset = parse_subset(words) if words else None
     examination = Examination(
         options["read_data"], subset, words, options["as_json"], bool(options["location"])
