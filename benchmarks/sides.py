@@ -35,7 +35,6 @@ class Cost:
 
 def run(command: list[str], environ: dict[str, str], folder: Path | None = None) -> Cost:
     """Run a program to its end in ``folder``; raise ``SystemExit`` if it fails."""
-    own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
     process = subprocess.Popen(
         command, env=environ, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -57,6 +56,7 @@ def run(command: list[str], environ: dict[str, str], folder: Path | None = None)
     if process.returncode:
         words = said.decode(errors="replace")[-2000:]
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{words}")
+    own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # now: it may have grown since
     peak_kib = usage.ru_maxrss if usage.ru_maxrss > own_peak else sampler.peak_kib
     return Cost(wall, usage.ru_utime + usage.ru_stime, peak_kib / 1024, sampler.seen)
 

@@ -219,11 +219,19 @@ class TestScale:
         assert (tmp_path / "scale.json").exists()
 
 
-@pytest.mark.parametrize(("peak", "code"), [(256.0, 0), (256.1, 1)])
+@pytest.mark.parametrize(
+    ("peak", "two", "four", "code"),
+    [(256.0, 320.0, 448.0, 0), (256.1, 9.0, 9.0, 1), (9.0, 320.1, 9.0, 1), (9.0, 9.0, 448.1, 1)],
+)
 def test_memory_is_the_most_of_all_runs(
-    peak: float, code: int, called: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    peak: float,
+    two: float,
+    four: float,
+    code: int,
+    called: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    peaks = iter([100.0, 110.0, peak, 120.0])
+    peaks = iter([9.0, 9.0, peak, 9.0])
 
     class Fake:
         def init(self, place: Place) -> Cost:
@@ -236,9 +244,16 @@ def test_memory_is_the_most_of_all_runs(
     def storage(_kind: str, folder: Path) -> Iterator[Any]:
         yield argparse.Namespace(place=lambda name: Place(str(folder / name), {}, folder))
 
+    def run(command: list[str], _environ: dict[str, str]) -> Cost:
+        volumes = [word for word in command if word.startswith("volume-")]
+        return cost(rss={2: two, 4: four}[len(volumes)])
+
     monkeypatch.setattr(bench_memory, "Podlift", Fake)
     monkeypatch.setattr(bench_memory, "storage", storage)
     monkeypatch.setattr(bench_memory, "SAMPLES", _Nothing())
+    monkeypatch.setattr(bench_memory, "run", run)
+    several = [Path(f"volume-{number}") for number in range(4)]
+    monkeypatch.setattr(bench_memory, "_several", lambda *_: several)
     assert called(bench_memory, "--quick") == code
 
 

@@ -187,7 +187,7 @@ async def test_what_is_left_as_it_is_has_a_word_in_the_log_once_and_is_looked_at
     prepared: Callable[[RestoreStage], Callable[[], None]],
     words: str,
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "agent")
     looks = 0
     dispatch = Controller.dispatch
 

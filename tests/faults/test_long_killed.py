@@ -28,6 +28,7 @@ def test_a_kill_in_a_long_directory_is_survived(tmp_path: Path, after: bool) -> 
         for number in range(25):
             (volume / folder / f"f{number:02}").write_bytes(noise(number, 3000 + len(folder)))
     trees, survived = set(), 0
+    judge = judges(tmp_path / "home")[-1]
     for nth in range(1, MOST_CALLS):
         places = Places(volume, tmp_path / f"r{nth}", tmp_path / f"c{nth}")
         fill(LocalStorage.create(places.repository))
@@ -41,7 +42,6 @@ def test_a_kill_in_a_long_directory_is_survived(tmp_path: Path, after: bool) -> 
         assert len(all_entries(repository, "latest")) == 52
         survived += 1
         if nth % 4 == 0:
-            judge = judges(tmp_path / "home")[-1]
             judge.run(str(places.repository), "check", "--read-data", password=PASSWORD)
         shutil.rmtree(places.repository)
     assert len(trees) == 1

@@ -9,7 +9,7 @@ import botocore.exceptions as boto
 import click
 
 from agent import access
-from agent.commands import garbage, retention
+from agent.commands import retention
 from agent.config import (
     ENVIRONMENT,
     AgentSettings,
@@ -146,7 +146,7 @@ DECODERS: list[Decoder] = [
     Decoder("PODLIFT_PASSWORD", lambda t: repository_password({"PODLIFT_PASSWORD": t}), "text", ["secret"], (), (str, type(None))),
     Decoder("password file", _password_file, "bytes", [b"secret\n", b"\xef\xbb\xbfsecret"], _USAGE, str, share=0.5),
     Decoder("tags", lambda t: access.tag_pairs(t.split("\n")), "text", ["a=1\nb=2"], _USAGE, dict),
-    Decoder("--grace", lambda t: garbage._seconds(None, None, t), "text", ["72h", "1d"], (click.BadParameter,), float),
+    Decoder("--grace", lambda t: access.duration(None, None, t), "text", ["72h", "1d"], (click.BadParameter,), float),
     Decoder("--keep-daily", lambda t: retention._count(t, "daily"), "text", ["7", "unlimited", "-1"], _USAGE, int),
     Decoder("listing of S3", _listing, "bytes", [LISTING, LISTING.replace(b"17", b"-4"), LISTING.replace(b"17", b"1" * 5000)], (PodliftError,), dict, ("agent.storage.s3client",)),
     Decoder("Retry-After of S3", _pause, "text", ["7"], (), (float, type(None))),
