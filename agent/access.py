@@ -25,8 +25,9 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.storage.address import parse_repository
 from agent.storage.contract import Storage
-from agent.storage.opening import open_storage
+from agent.storage.opening import open_s3, open_storage
 from agent.storage.retry import RetryPolicy
+from agent.storage.settings import S3Settings
 from agent.transfer.content import WRITERS
 
 FIRST_CONTACT_SECONDS = 20.0
@@ -192,23 +193,23 @@ def _limit_option(what: str, says: str) -> Callable[[Callable[..., Any]], Callab
 limit_read_option = _limit_option("read", "MiB/s read from PATH at most.")
 
 
-def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--location``, and how the cluster is reached that knows it."""
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add how the cluster is reached, and the credentials of a location that has none of its own."""
     for option in (
-        click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]"),
-        click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]"),
         click.option(
             "--credentials-file",
             help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
         ),
-        click.option(
-            "--location",
-            metavar="NAME",
-            help="Instead of --repo: every repository of this BackupStorageLocation.",
-        ),
+        click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]"),
+        click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]"),
     ):
         command = option(command)
     return command
+
+
+def open_location(settings: S3Settings, rates: Rates | None = None) -> Storage:
+    """Return a place in a location's bucket, with a command's patience with one that never answered."""
+    return open_s3(settings, RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS), rates)
 
 
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)

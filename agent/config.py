@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from agent.errors import UsageError
 
@@ -22,6 +22,8 @@ FORMATS = frozenset({"restic", "kopia"})
 
 _DIGITS = 18
 """More have no meaning, and Python refuses to read thousands of them."""
+
+T = TypeVar("T")
 
 OtherTypes = Literal["fail", "ignore"]
 
@@ -171,8 +173,8 @@ def agent_settings(
         node_agent_configmap=given.get("node_agent_configmap", defaults.node_agent_configmap),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
         limits=_limits(given),
-        compression=_compression(given),
-        verify_stored=_verify_stored(given),
+        compression=_choice(given, "compression", Compression, defaults.compression),
+        verify_stored=_choice(given, "verify_stored", VerifyStored, defaults.verify_stored),
         deadline_seconds=_seconds(given, "deadline_seconds", defaults.deadline_seconds),
         grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
@@ -291,22 +293,14 @@ def _other_types(given: Mapping[str, str]) -> OtherTypes:
     raise UsageError(f"{_said('other_uploader_types')} must be fail or ignore")
 
 
-def _compression(given: Mapping[str, str]) -> Compression:
-    text = given.get("compression", "default")
-    for choice in get_args(Compression):
-        if text == choice:
-            chosen: Compression = choice
-            return chosen
-    raise UsageError(f"{_said('compression')} must be fastest, default or better, not {text!r}")
-
-
-def _verify_stored(given: Mapping[str, str]) -> VerifyStored:
-    text = given.get("verify_stored", "sample")
-    for choice in get_args(VerifyStored):
-        if text == choice:
-            chosen: VerifyStored = choice
-            return chosen
-    raise UsageError(f"{_said('verify_stored')} must be none, sample or all, not {text!r}")
+def _choice(given: Mapping[str, str], name: str, choices: Any, default: T) -> T:
+    """Return the one of ``choices``, a ``Literal`` that is the type ``T``, that was given."""
+    text = given.get(name, default)
+    words = get_args(choices)
+    if text in words:
+        return cast(T, text)
+    listed = f"{', '.join(words[:-1])} or {words[-1]}"
+    raise UsageError(f"{_said(name)} must be {listed}, not {text!r}")
 
 
 def _is_number(text: str) -> bool:

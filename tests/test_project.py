@@ -15,11 +15,13 @@ from pathlib import Path
 from shutil import copy, copytree, ignore_patterns, which
 from typing import Any
 
+import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agent.cli import podlift
 from agent.commands import checks, garbage
 from agent.config import ENVIRONMENT, AgentSettings
 from agent.repository.subset import parse_subset
@@ -248,13 +250,19 @@ class TestJobManifests:
         assert [line for line in verbs if " # " not in line] == []
 
 
+def parsed(command: click.Command, arguments: list[str]) -> click.Context:
+    """Read arguments as the program does: a command keeps the help option of its first context."""
+    whole = click.Context(podlift, **podlift.context_settings)
+    return command.make_context(command.name, arguments, parent=whole)
+
+
 def test_the_garbage_job_only_looks_until_a_mark_is_taken_away() -> None:
     job = Job("gc")
     command, *arguments = job.container["args"]
     assert command == garbage.gc.name
     assert "# - --apply" in [line.strip() for line in job.text.splitlines()]
     for more in ([], ["--apply"]):
-        with garbage.gc.make_context(command, [*arguments, *more]) as context:
+        with parsed(garbage.gc, [*arguments, *more]) as context:
             assert context.params["apply"] == bool(more)
             assert context.params["grace_seconds"] == 72 * 3600
 
@@ -262,7 +270,7 @@ def test_the_garbage_job_only_looks_until_a_mark_is_taken_away() -> None:
 def test_the_scrub_reads_the_part_whose_turn_it_is_and_waits_for_others() -> None:
     command, *arguments = Job("scrub").container["args"]
     assert command == checks.check.name
-    with checks.check.make_context(command, arguments) as context:
+    with parsed(checks.check, arguments) as context:
         assert context.params["location"] == "default"
         assert context.params["lock_wait_seconds"] == 3600
         assert parse_subset(context.params["read_data_subset"]).part is not None

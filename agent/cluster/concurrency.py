@@ -87,9 +87,13 @@ class LoadConcurrency:
     everywhere: int | None = None
     rules: tuple[Rule, ...] = ()
 
-    def volumes(self, labels: Mapping[str, str], otherwise: int) -> int:
-        """Return how many volumes a node with these labels moves at a time."""
-        matching = [rule.number for rule in self.rules if rule.node_selector.selects(labels)]
+    def volumes(self, labels: Mapping[str, str] | None, otherwise: int) -> int:
+        """Return how many volumes a node with these labels moves at a time.
+
+        Without its labels no rule means anything.
+        """
+        rules = self.rules if labels is not None else ()
+        matching = [rule.number for rule in rules if rule.node_selector.selects(labels or {})]
         return min(matching, default=self.everywhere or otherwise)
 
 

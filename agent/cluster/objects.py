@@ -147,13 +147,7 @@ class PersistentVolume(msgspec.Struct, frozen=True):
 
 
 class Named(msgspec.Struct, frozen=True):
-    """Any object of which only the name matters."""
-
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
-
-
-class Node(msgspec.Struct, frozen=True):
-    """A node, of which only the labels matter."""
+    """Any object of which only the metadata matters."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
 

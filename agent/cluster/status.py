@@ -74,6 +74,10 @@ class Clock:
         """Return now in RFC 3339, UTC, whole seconds (as Kubernetes writes times)."""
         return datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    def back_off(self, failures: int, longest_seconds: float) -> float:
+        """Return the pause after the n-th failure: a random part of a limit that doubles."""
+        return self.chance(0.0, min(longest_seconds, 0.5 * 2.0 ** min(failures, 10)))
+
 
 class _Resource(msgspec.Struct):
     name: str = ""
@@ -190,26 +194,14 @@ class StatusDesk:
         Returns whether it is written; raises ``ApiError``.
         """
         patch = patches.final(order, end, self._clock.timestamp())
-        try:
-            await self._write(order, patch, end.phase)
-        except ApiError as error:
-            if error.status not in (CONFLICT, GONE, 0):
-                raise
-            return False
-        return True
+        return await _done(self._write(order, patch, end.phase))
 
     async def release(self, order: Order) -> bool:
         """Let the deletion of an object that has ended go on, if it is as it was seen.
 
         Returns whether Velero's finalizer is off; raises ``ApiError``.
         """
-        try:
-            await self._api.patch(self._path(order), patches.release(order))
-        except ApiError as error:
-            if error.status not in (CONFLICT, GONE, 0):
-                raise
-            return False
-        return True
+        return await _done(self._api.patch(self._path(order), patches.release(order)))
 
     async def finish(self, order: Order, end: Final, ending: Ending) -> bool | None:
         """Write the final state of our own claim, again and again until it is stored.
@@ -233,8 +225,7 @@ class StatusDesk:
             if ending.over:
                 break
             LOG.warning("the final state of %s is not stored yet: %s", order.name, why)
-            ceiling = min(LONGEST_PAUSE_SECONDS, 0.5 * 2.0 ** min(failures, 10))
-            pause = self._clock.chance(0.0, ceiling)
+            pause = self._clock.back_off(failures, LONGEST_PAUSE_SECONDS)
             await ending.pause(max(pause, min(wish, LONGEST_WISH_SECONDS)))
         return None
 
@@ -299,3 +290,14 @@ class StatusDesk:
         """Return the object's path, or the one through which its status is written."""
         door = "status" if status and order.kind in self._subresources else ""
         return paths.velero(self._namespace, order.kind.plural, order.name, door)
+
+
+async def _done(write: Awaitable[object]) -> bool:
+    """Return whether a write is known to have arrived; not if the object was not as it was seen."""
+    try:
+        await write
+    except ApiError as error:
+        if error.status not in (CONFLICT, GONE, 0):
+            raise
+        return False
+    return True

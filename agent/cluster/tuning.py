@@ -14,7 +14,7 @@ import msgspec
 from agent.cluster import paths
 from agent.cluster.client import decode
 from agent.cluster.concurrency import LoadConcurrency, read_concurrency
-from agent.cluster.objects import ConfigMap, Node
+from agent.cluster.objects import ConfigMap, Named
 from agent.cluster.secrets import Getter
 from agent.cluster.watch import Pace
 from agent.errors import ApiError, ClusterError
@@ -74,12 +74,8 @@ class Tuning:
             await self._moved.wait()
             self._moved.clear()
             wanted = self._wanted
-            labels = await self._labels() if wanted.rules else {}
-            volumes = (
-                wanted.volumes(labels, self._otherwise)
-                if labels is not None
-                else wanted.everywhere or self._otherwise
-            )
+            labels = await self._labels() if wanted.rules else None
+            volumes = wanted.volumes(labels, self._otherwise)
             if volumes != self._allowed:
                 LOG.info("%d volumes at a time from now on (were %d)", volumes, self._allowed)
             self._allowed = volumes
@@ -89,7 +85,7 @@ class Tuning:
         """Return the node's labels, or None if they cannot be had: rules then mean nothing."""
         try:
             path = paths.node(self._node)
-            node = decode(await self._api.get(path), Node, f"node {self._node}")
+            node = decode(await self._api.get(path), Named, f"node {self._node}")
         except (ApiError, ClusterError) as error:
             LOG.warning("loadConcurrency's rules for nodes are left out: %s", error)
             return None

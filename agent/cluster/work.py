@@ -218,8 +218,8 @@ class Work:
                 # The edge of a task: a bug in one order must not take the others down.
                 LOG.exception("%s: the preparation broke", self._order.name)
                 raise _internal(error) from error
-            ceiling = min(PREPARE_SECONDS, 0.5 * 2.0 ** min(failures, 10))
-            await self._bench.shutdown.pause(self._bench.clock.chance(0.0, ceiling))
+            pause = self._bench.clock.back_off(failures, PREPARE_SECONDS)
+            await self._bench.shutdown.pause(pause)
             self._end_if_late()
             self._token.check()
         raise AssertionError("unreachable")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.access import (
-    FIRST_CONTACT_SECONDS,
     Access,
+    cluster_options,
     json_option,
-    location_options,
     lock_wait_option,
     no_lock_option,
+    open_location,
     repository_options,
     stoppable,
 )
@@ -29,8 +29,6 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import LOADERS, Repository
 from agent.repository.subset import TURNS, Subset, parse_subset
 from agent.storage.contract import Storage
-from agent.storage.opening import open_s3
-from agent.storage.retry import RetryPolicy
 from agent.storage.settings import S3Settings
 from agent.terminal import path_facts, plain_text, progress
 
@@ -40,7 +38,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @functools.partial(repository_options, required=False)
-@location_options
+@click.option(
+    "--location",
+    metavar="NAME",
+    help="Instead of --repo: every repository of this BackupStorageLocation.",
+)
+@cluster_options
 @click.option("--read-data", is_flag=True, help="Also read and verify every byte of every pack.")
 @click.option(
     "--read-data-subset",
@@ -171,8 +174,7 @@ class _Location:
             return examination.of(repository, cancel)
 
     def _open(self, settings: S3Settings) -> Storage:
-        policy = RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS)
-        return open_s3(settings, policy, self.access.budgets.rates)
+        return open_location(settings, self.access.budgets.rates)
 
     def _not_checked(self, place: str, error: RepositoryError | StorageError) -> None:
         if self.options["as_json"]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.access import (
-    FIRST_CONTACT_SECONDS,
+    cluster_options,
     duration,
     json_option,
     lock_wait_option,
+    open_location,
     person_cache_dir,
     stoppable,
 )
@@ -22,10 +23,6 @@ from agent.commands.gcreport import Report
 from agent.config import CacheDir, cluster_settings
 from agent.errors import PodliftError, RepositoryError
 from agent.repository.opening import open_repository
-from agent.storage.contract import Storage
-from agent.storage.opening import open_s3
-from agent.storage.retry import RetryPolicy
-from agent.storage.settings import S3Settings
 from agent.transfer.sweep import ReadNeeds, SweepOptions, Swept, sweep
 
 if TYPE_CHECKING:
@@ -53,14 +50,9 @@ _SHORT = (
     help="Leave alone what ended less than this ago. Longer than the longest backup of any cluster"
     " that writes into the location. [72h]",
 )
-@click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]")
-@click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]")
+@cluster_options
 @click.option("--cache-dir", help="Where to keep copies of indexes. [~/.cache/podlift]")
 @click.option("--cache-mib", help="What all of them together may take. [2048]")
-@click.option(
-    "--credentials-file",
-    help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
-)
 @lock_wait_option
 @click.option(
     "--empty-location",
@@ -106,7 +98,7 @@ def gc(**options: Any) -> int:
     with contextlib.ExitStack() as scope:
         cancel = scope.enter_context(stoppable())
         reach = estate.reach(settings, options["location"], scope.enter_context(private_folder()))
-        bucket = _open(reach.settings(reach.place.prefix, WORKERS))
+        bucket = open_location(reach.settings(reach.place.prefix, WORKERS))
         scope.enter_context(contextlib.closing(bucket))
         objects = functools.partial(estate.list_volume_backups, settings)
         found = estate.Estate(reach.place, bucket, objects, options["without_volumes"])
@@ -126,7 +118,7 @@ class _Sweeper:
     cancel: CancelToken
 
     def sweep(self, prefix: str, options: SweepOptions) -> Swept:
-        with contextlib.closing(_open(self.reach.settings(prefix, WORKERS))) as storage:
+        with contextlib.closing(open_location(self.reach.settings(prefix, WORKERS))) as storage:
             repository = open_repository(
                 storage, self.reach.password, cache=self.cache, cancel=self.cancel
             )
@@ -161,7 +153,3 @@ def _sweep_all(
         raise
     report.end()
     return code
-
-
-def _open(settings: S3Settings) -> Storage:
-    return open_s3(settings, RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS))

@@ -60,9 +60,8 @@ class DirectoryCheck:
             entries = self._blobs.load_tree(tree, refused)
             faults = disorder(entries)
             unordered = next(faults, "")
-            collections.deque(
-                faults, maxlen=0
-            )  # all of it is read now, and all that is refused known
+            # to the end: what is malformed is met, and all that is refused known
+            collections.deque(faults, maxlen=0)
         except (DamagedBlob, MalformedData, StorageError) as error:
             if isinstance(error, StorageError) and not of_one_object(error):
                 raise

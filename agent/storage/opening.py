@@ -34,7 +34,8 @@ def open_storage(
     """Return the storage at ``address``; nothing is sent before its first call.
 
     ``create`` makes a missing directory; a bucket is never made. ``rates`` are limits that it
-    shares with other storages. ``overrides`` mean something to S3 only; credentials come from boto3's own chain.
+    shares with other storages. ``overrides`` mean something to S3 only; credentials come from
+    boto3's own chain.
     """
     if isinstance(address, LocalAddress):
         make = LocalStorage.create if create else LocalStorage

@@ -3,9 +3,8 @@
 One thread walks directories (``walk.py``) and finishes what did not change. The rest goes in batches to
 the readers. Small files are read into one buffer and stored together; a large one is read into
 buffers that are cut where they lie and go on to the savers, so that one file keeps all cores busy. The
-repository hashes, compresses, seals, packs and uploads
-behind ``store_chunks``. Directories are stored from the leaves up as their entries finish
-(``folders.py``).
+repository hashes, compresses, seals, packs and uploads behind ``store_chunks``. Directories are stored
+from the leaves up as their entries finish (``folders.py``).
 
 A file that cannot be read is counted, named and left out. Anything else that fails ends the run
 without a snapshot.

@@ -143,10 +143,11 @@ def _walk(
     while stack:
         cancel.check()
         directory, path, tree = stack.pop()
+        loaded = _loaded(source, tree)
         if request.delete and directory is not None:
-            yield from _extras(directory, path, _entries(source, tree), request.selection)
+            yield from _extras(directory, path, _readable(loaded), request.selection)
         below = []
-        for entry in _entries(source, tree):
+        for entry in _readable(loaded):
             here = join(path, entry.name)
             is_directory = entry.kind is Kind.DIRECTORY
             inner = _opened(directory, entry) if is_directory else directory
@@ -164,11 +165,18 @@ def _opened(directory: TargetDirectory | None, entry: Entry) -> TargetDirectory 
         return None
 
 
-def _entries(source: RestoreSource, tree: bytes) -> Iterator[Entry]:
+def _loaded(source: RestoreSource, tree: bytes) -> Iterable[Entry]:
     try:
-        yield from source.load_tree(tree)
+        return source.load_tree(tree)
     except (DamagedBlob, MalformedData):
-        return  # the restore itself says so
+        return ()  # the restore itself says so
+
+
+def _readable(entries: Iterable[Entry]) -> Iterator[Entry]:
+    try:
+        yield from entries
+    except (DamagedBlob, MalformedData):
+        return  # as above
 
 
 def _extras(

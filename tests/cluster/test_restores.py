@@ -41,10 +41,10 @@ class RestoreStage(Stage):
         target.mkdir(parents=True)
         return made, target
 
-    def helper_is(self, state: Json, phase: str = "Pending") -> None:
+    def helper_is(self, state: Json, phase: str = "Pending", pod: str = "db-1") -> None:
         status = {"name": "restore-wait", "image": "i", "imageID": "", "ready": False}
         statuses = [{**status, "restartCount": 0, "state": state}]
-        path = self.server.path("pods", "db-1")
+        path = self.server.path("pods", pod)
         self.server.patch_status(path, {"phase": phase, "initContainerStatuses": statuses})
 
     def pvr(self, name: str, **changes: Any) -> Json:

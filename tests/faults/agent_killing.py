@@ -8,10 +8,12 @@ import itertools
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cluster import work
 from agent.cluster.client import Kube
@@ -22,6 +24,11 @@ from agent.storage.faults import Fault, Faulty
 from agent.transfer import checkpoint
 from tests.faults import local_agent
 from tests.faults.local_agent import FOREVER
+
+if TYPE_CHECKING:
+    from tests.cluster.stage import Stage
+
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -101,3 +108,19 @@ def _run(plan: Plan) -> None:
 def start(plan: Plan) -> ForkServerProcess:
     """Start an agent."""
     return local_agent.start(_run, plan)
+
+
+def until_ended(
+    stage: "Stage", name: str, plan: Plan, meanwhile: Callable[[], None] = lambda: None
+) -> bool:
+    """Run an agent until an object has ended; return True if the agent was killed before."""
+    process = start(plan)
+    deadline = time.monotonic() + SECONDS
+    while process.is_alive() and "completionTimestamp" not in stage.status(name):
+        assert time.monotonic() < deadline, f"{name} does not end: {stage.status(name)}"
+        meanwhile()
+        time.sleep(0.02)
+    process.terminate()  # an agent that lives ends in good order
+    process.join(SECONDS)
+    assert process.exitcode in (0, -9, -15), process.exitcode  # -15: all was done at the start
+    return process.exitcode == -9

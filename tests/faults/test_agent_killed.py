@@ -9,7 +9,6 @@ had arrived is not sent again: nothing may be stored twice.
 import itertools
 import multiprocessing
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,14 +23,13 @@ from agent.repository.repository import Repository
 from agent.storage.local import LocalStorage
 from agent.transfer.restore import RestoreRequest, restore
 from tests.cluster.stage import Stage
-from tests.faults.agent_killing import Plan, start
+from tests.faults.agent_killing import Plan, until_ended
 from tests.interop.volumes import differences
 from tests.support.apiservers import StandinServer
 from tests.support.restic import judges
 from tests.transfer.running import noise
 
 PASSWORD = "pass"
-SECONDS = 60.0
 MOST_CALLS = 600
 STRIDE = 7
 """Each test takes every seventh call, all of them together take all."""
@@ -59,27 +57,15 @@ class Killing:
         name, place = f"b-{nth}-{'after' if after else 'before'}", self.root / f"repo-{nth}-{after}"
         settings = self.stage.settings(cache_dir=self.root / f"cache-{nth}-{after}")
         self.stage.pvb(name, tags={"ns": "n", "pod": "db-0", "volume": "data", "backup-uid": name})
-        killed = self._until_ended(name, Plan(settings, place, nth, after))
+        killed = until_ended(self.stage, name, Plan(settings, place, nth, after))
         if killed:
-            assert not self._until_ended(name, Plan(settings, place))
+            assert not until_ended(self.stage, name, Plan(settings, place))
         self._judge(self.stage.status(name), place, settings.cache_dir)
         for path in (place, settings.cache_dir):
             shutil.rmtree(path)
         self.stage.server.delete(self.stage.server.path("podvolumebackups", name))
         self.survived += killed
         return killed
-
-    def _until_ended(self, name: str, plan: Plan) -> bool:
-        """Run an agent until the backup has ended; return True if the agent was killed before."""
-        process = start(plan)
-        deadline = time.monotonic() + SECONDS
-        while process.is_alive() and "completionTimestamp" not in self.stage.status(name):
-            assert time.monotonic() < deadline, f"{name} does not end: {self.stage.status(name)}"
-            time.sleep(0.02)
-        process.terminate()  # an agent that lives ends in good order
-        process.join(SECONDS)
-        assert process.exitcode in (0, -9, -15), process.exitcode  # -15: all was done at the start
-        return process.exitcode == -9
 
     def _judge(self, status: dict[str, str], place: Path, cache: Path) -> None:
         assert status["phase"] == "Completed", status

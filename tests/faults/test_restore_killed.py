@@ -22,7 +22,7 @@ from agent.storage.local import LocalStorage
 from agent.transfer.job import Request, run_backup
 from tests.cluster.scene import NODE
 from tests.cluster.test_restores import RUNNING, RestoreStage
-from tests.faults.agent_killing import Plan, start
+from tests.faults.agent_killing import Plan, until_ended
 from tests.faults.local_agent import PACK_BYTES
 from tests.interop.volumes import differences
 from tests.repository.making import CHEAP
@@ -31,7 +31,6 @@ from tests.support.apiservers import StandinServer
 from tests.transfer.running import noise
 
 PASSWORD = "pass"
-SECONDS = 60.0
 MOST_CALLS = 300
 WRITTEN = b"the pod has started, and this is its own\n"
 
@@ -44,18 +43,11 @@ class Pod:
 
     def __init__(self, stage: RestoreStage, name: str) -> None:
         self._stage = stage
+        self._name = name
         self.object, self.target = stage.waiting_pod(name)
         self.told = 0
         self.sleeps_until = 0.0
-        self._say(RUNNING)
-
-    def _say(self, state: Json) -> None:
-        status = {"name": "restore-wait", "image": "i", "imageID": "", "ready": False}
-        statuses = [{**status, "restartCount": 0, "state": state}]
-        path = self._stage.server.path("pods", self.object["metadata"]["name"])
-        self._stage.server.patch_status(
-            path, {"phase": "Pending", "initContainerStatuses": statuses}
-        )
+        stage.helper_is(RUNNING, pod=name)
 
     def look(self) -> None:
         """Go on if the done file is there, as the helper and after it the pod do."""
@@ -67,7 +59,8 @@ class Pod:
         self.told += 1
         (self.target / "large").write_bytes(WRITTEN)
         if self.told == 1:
-            self._say({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z"}})
+            ended = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z"}}
+            self._stage.helper_is(ended, pod=self._name)
         shutil.rmtree(done.parent)
 
 
@@ -98,11 +91,11 @@ class Killing:
         reference = {key: pod.object["metadata"][key] for key in ("name", "namespace", "uid")}
         self.stage.pvr(name, pod=reference, snapshotID=self.snapshot)
         settings = self.stage.settings(node_name=NODE, cache_dir=self.root / f"cache-{name}")
-        killed = self._until_ended(name, pod, Plan(settings, self.place, nth, after))
+        killed = until_ended(self.stage, name, Plan(settings, self.place, nth, after), pod.look)
         if killed:
             late = nth // STRIDE % 2  # the next agent may be there before the pod has looked
             pod.sleeps_until = time.monotonic() + 1.5 * late
-            assert not self._until_ended(name, pod, Plan(settings, self.place))
+            assert not until_ended(self.stage, name, Plan(settings, self.place), pod.look)
         pod.sleeps_until = 0.0
         pod.look()
         self._judge(self.stage.status(name), pod)
@@ -110,19 +103,6 @@ class Killing:
         self.stage.server.delete(self.stage.server.path("pods", f"db-{name}"))
         self.survived += killed
         return killed
-
-    def _until_ended(self, name: str, pod: Pod, plan: Plan) -> bool:
-        """Run an agent until the restore has ended; return True if the agent was killed before."""
-        process = start(plan)
-        deadline = time.monotonic() + SECONDS
-        while process.is_alive() and "completionTimestamp" not in self.stage.status(name):
-            assert time.monotonic() < deadline, f"{name} does not end: {self.stage.status(name)}"
-            pod.look()
-            time.sleep(0.02)
-        process.terminate()  # an agent that lives ends in good order
-        process.join(SECONDS)
-        assert process.exitcode in (0, -9, -15), process.exitcode
-        return process.exitcode == -9
 
     def _judge(self, status: Json, pod: Pod) -> None:
         assert status["phase"] == "Completed", status

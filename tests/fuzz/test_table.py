@@ -22,6 +22,7 @@ NOT_DECODERS = {
     "agent.repository.opening.open_or_create": "opens by the decoders of config and keys",
     "agent.repository.ranges.read_blobs": "reads ranges, which BlobOpener opens",
     "agent.storage.opening.open_storage": "makes a storage of an address that was parsed",
+    "agent.access.open_location": "makes a storage of settings",
     "agent.storage.opening.open_s3": "makes a storage of settings",
     "agent.volume.looking.read_files": "reads files: what they hold is data",
     "agent.volume.reader.open_root": "opens a directory",
