@@ -4,7 +4,9 @@ The storage resets, throttles, stalls and loses replies; the API server does too
 agents are killed and stopped, and new ones take their place. In the end every PodVolumeBackup is
 Completed, every snapshot is restored and compared, restic has read every byte, and nothing is left: no
 lock, no journal, no checkpoint; nor do the agents hold more threads, descriptors or memory than
-their work explains. PODLIFT_SOAK_SECONDS makes it as long as one likes.
+their work explains. The volumes change all the while, and what is restored is held against what they
+had. The first node's agent lives through it all, to show what a long life would leak.
+PODLIFT_SOAK_SECONDS makes it as long as one likes; fifty more backups are asked for each minute.
 """
 
 import os
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,12 +38,30 @@ from tests.transfer.running import noise
 PASSWORD = "pass"
 NODES, CONCURRENCY, AT_ONCE = 4, 2, 50
 SECONDS = float(os.environ.get("PODLIFT_SOAK_SECONDS", "15"))
-PATIENCE_SECONDS = 240.0
+WAVE_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
+
+CHANGING, KEPT = "changing", 20
+"""The folder whose files come and go, and how many of them there are at most."""
 
 HELD_THREADS, HELD_DESCRIPTORS = 24, 40
 """What an idle agent may hold; a leak of one a backup would be beyond after a few dozen."""
 
-HELD_MIB = 256 + 64 * (CONCURRENCY - 1)
+HELD_MIB, GROWN_MIB = 256 + 64 * (CONCURRENCY - 1), 96
+
+
+class Held(NamedTuple):
+    """What an agent holds: threads, descriptors, and the peak of its memory."""
+
+    threads: int
+    descriptors: int
+    mib: float
+
+
+class Asked(NamedTuple):
+    """A backup that was asked for: of which node, and the newest changing file at that moment."""
+
+    node: "Node"
+    newest: int
 
 
 class Node:
@@ -48,12 +69,13 @@ class Node:
 
     def __init__(self, soak: "Soak", number: int) -> None:
         self._soak = soak
-        self.name = f"node-{number}"
+        self.number, self.name = number, f"node-{number}"
         self.pod, self.volume = soak.stage.pod_on(self.name)
         for file in range(10):
             (self.volume / f"f{file}").write_bytes(noise(100 * number + file, 20_000))
         (self.volume / "large").write_bytes(noise(number, 1 << 20))
-        self.replaced = 0
+        (self.volume / CHANGING).mkdir()
+        self.newest = self.replaced = 0
         self.agent = self._start()
 
     def _start(self) -> ForkServerProcess:
@@ -77,12 +99,24 @@ class Node:
         self.replaced += 1
         self.agent = self._start()
 
-    def held(self) -> tuple[int, int, float]:
-        """Return how many threads and descriptors the agent holds, and its peak of memory in MiB."""
+    def content(self, number: int) -> bytes:
+        """Return what is in the changing file of that number."""
+        return noise(self.number * 1_000_000 + number, 40_000)
+
+    def change(self) -> None:
+        """Add the next changing file, whole at once, and remove the one that is too old."""
+        written = self._soak.root / f"{self.name}.next"
+        written.write_bytes(self.content(self.newest + 1))
+        written.rename(self.volume / CHANGING / str(self.newest + 1))
+        self.newest += 1
+        (self.volume / CHANGING / str(self.newest - KEPT)).unlink(missing_ok=True)
+
+    def held(self) -> Held:
+        """Look at what the agent holds."""
         folder = Path(f"/proc/{self.agent.pid}")
         status = (folder / "status").read_text()
         peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-        return (
+        return Held(
             len(list((folder / "task").iterdir())),
             len(list((folder / "fd").iterdir())),
             int(peak) / 1024,
@@ -98,7 +132,9 @@ class Soak:
         self.place = root / "repository"
         self.draw = random.Random(2026)
         self.server = server
-        self.asked: dict[str, Node] = {}
+        self.asked: dict[str, Asked] = {}
+        self.ended: dict[str, int] = {}
+        """The newest changing file when a backup was first seen to have ended."""
         self.nodes = [Node(self, number) for number in range(NODES)]
 
     def ask(self) -> None:
@@ -109,11 +145,14 @@ class Soak:
         reference = {key: about[key] for key in ("name", "namespace", "uid")}
         tags = {"ns": about["namespace"], "pod": about["name"], "volume": "data", "backup": name}
         self.stage.pvb(name, pod=reference, node=node.name, tags=tags)
-        self.asked[name] = node
+        self.asked[name] = Asked(node, node.newest)
 
     def open(self) -> list[str]:
         """Return the backups that have not ended."""
-        return [n for n in self.asked if "completionTimestamp" not in self.status(n)]
+        for name in self.asked.keys() - self.ended.keys():
+            if "completionTimestamp" in self.status(name):
+                self.ended[name] = self.asked[name].node.newest
+        return sorted(self.asked.keys() - self.ended.keys())
 
     def status(self, name: str) -> dict[str, str]:
         """Read a status; what goes wrong may hit this test as well."""
@@ -131,8 +170,8 @@ class Soak:
             lambda: faults.throttle(times=2, method=self.draw.choice(["GET", "PATCH"])),
             lambda: faults.reset(times=3, method=self.draw.choice(["GET", "PATCH"])),
             lambda: faults.cut_watches(self.draw.choice(list(Cut))),
-            lambda: self.draw.choice(self.nodes).replace(signal.SIGKILL),
-            lambda: self.draw.choice(self.nodes).replace(signal.SIGTERM),
+            lambda: self.draw.choice(self.nodes[1:]).replace(signal.SIGKILL),
+            lambda: self.draw.choice(self.nodes[1:]).replace(signal.SIGTERM),
         ]
         self.draw.choice(blows)()
 
@@ -144,20 +183,29 @@ class Soak:
             assert time.monotonic() < deadline, {name: self.status(name) for name in left}
             time.sleep(0.1)
 
+    def rage(self, seconds: float) -> None:
+        """Ask for backups in waves, change the volumes, and let things go wrong all the while."""
+        end, wave = time.monotonic() + seconds, 0.0
+        while (now := time.monotonic()) < end:
+            if now >= wave and not self.open():
+                wave = now + WAVE_SECONDS
+                for _ in range(AT_ONCE):
+                    self.ask()
+            self.draw.choice(self.nodes).change()
+            self.strike()
+            time.sleep(self.draw.uniform(0.0, 0.4))
 
-@pytest.mark.timeout(600 + SECONDS)
+
+@pytest.mark.timeout(600 + 2 * SECONDS)
 def test_everything_ends_well_whatever_goes_wrong(standin: StandinServer, tmp_path: Path) -> None:
     soak = Soak(standin, tmp_path)
     try:
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end or len(soak.asked) < AT_ONCE:
-            if len(soak.open()) < AT_ONCE // 2:
-                soak.ask()
-            soak.strike()
-            time.sleep(soak.draw.uniform(0.0, 0.4))
+        soak.rage(SECONDS / 2)
+        half = soak.nodes[0].held()
+        soak.rage(SECONDS / 2)
         soak.calm()
         held = [node.held() for node in soak.nodes]
-        assert sum(node.replaced for node in soak.nodes) > NODES
+        replaced = sum(node.replaced for node in soak.nodes)
         for node in soak.nodes:
             node.agent.terminate()
             node.agent.join(30)
@@ -166,14 +214,17 @@ def test_everything_ends_well_whatever_goes_wrong(standin: StandinServer, tmp_pa
         for node in soak.nodes:
             node.agent.kill()
     judge(soak)
-    threads, descriptors, mib = (max(values) for values in zip(*held, strict=True))
+    most = Held(*(max(values) for values in zip(*held, strict=True)))
     print(  # noqa: T201 (what the soak is there to show)
-        f"\n{len(soak.asked)} backups, {sum(node.replaced for node in soak.nodes)} agents replaced: all"
-        f" completed; at most {threads} threads, {descriptors} descriptors, {mib:.0f} MiB"
+        f"\n{len(soak.asked)} backups, {replaced} agents replaced, {sum(n.newest for n in soak.nodes)}"
+        f" files changed: all completed, restored and compared; held at most: {most};"
+        f" by the agent that lived on, at half the time: {half}, at the end: {held[0]}"
     )
-    assert threads <= HELD_THREADS
-    assert descriptors <= HELD_DESCRIPTORS
-    assert mib <= HELD_MIB
+    assert replaced > NODES
+    assert most.threads <= HELD_THREADS
+    assert most.descriptors <= HELD_DESCRIPTORS
+    assert most.mib <= HELD_MIB
+    assert held[0].mib <= half.mib + GROWN_MIB
 
 
 def judge(soak: Soak) -> None:
@@ -184,7 +235,7 @@ def judge(soak: Soak) -> None:
     assert not list((soak.place / "locks").iterdir())
     assert not list(soak.root.rglob("journal.*"))
     reading = repository.reading()
-    for name, node in soak.asked.items():
+    for name, asked in soak.asked.items():
         status = soak.stage.status(name)
         assert status["phase"] == "Completed", (name, status)
         target, monitor = soak.root / "restored", Monitor()
@@ -192,8 +243,19 @@ def judge(soak: Soak) -> None:
             reading, RestoreRequest(snapshots[status["snapshotID"]].tree, target), monitor, NEVER
         )
         assert monitor.problems == []
-        assert differences(node.volume, target) == []
+        judge_changing(target / CHANGING, asked, soak.ended[name])
+        assert [d for d in differences(asked.node.volume, target) if CHANGING not in d] == []
         shutil.rmtree(target)
     for restic in judges(soak.root / "home"):
         done = restic.run(str(soak.place), "check", "--read-data", "--no-cache", password=PASSWORD)
         assert "no errors were found" in done.stdout
+
+
+def judge_changing(restored: Path, asked: Asked, newest: int) -> None:
+    """Every changing file that stood from the asking to the end is there, and all that is there is whole."""
+    found = {int(path.name): path.read_bytes() for path in restored.iterdir()}
+    stood = range(max(1, newest - KEPT + 1), asked.newest + 1)
+    assert set(stood) <= found.keys()
+    for number, content in found.items():
+        assert content == asked.node.content(number)
+    shutil.rmtree(restored)
