@@ -30,6 +30,7 @@ PASSWORD = "a password, with spaces"
 CHEAP = ScryptCost(n=16, r=1, p=1)
 FINAL = ("Completed", "Failed")
 PVC_UID = "velero.io/pvc-uid"
+KEY = "cloud"  # of the Secrets with credentials, as velero install makes them
 _numbers = itertools.count(1)
 
 WITHOUT_OVERRIDE = (
@@ -104,7 +105,7 @@ class Scene:
         front = proxy or s3
         self.s3_url, self._ca = front.endpoint_url, Path(front.ca)
         keys = f"aws_access_key_id={s3.access_key}\naws_secret_access_key={s3.secret_key}\n"
-        self.secret("cloud", "file", f"[default]\n{keys}")
+        self.secret("cloud-credentials", KEY, f"[default]\n{keys}")
         self.secret("velero-repo-credentials", "repository-password", PASSWORD)
         self.location("default")
 
@@ -134,7 +135,7 @@ class Scene:
                 "s3Url": changes.get("s3Url", self.s3_url),
                 "s3ForcePathStyle": "true",
             },
-            "credential": {"name": changes.get("secret", "cloud"), "key": "file"},
+            "credential": {"name": changes.get("secret", "cloud-credentials"), "key": KEY},
         }
         body = {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation", "spec": spec}
         path = self.server.path("backupstoragelocations")
@@ -207,18 +208,27 @@ class Scene:
         return self._mounted(pod, directory, made["metadata"]["uid"])
 
     def claim(self, kind: str, name: str = "", owner: Json | None = None) -> Json:
-        """Create a PersistentVolume and the claim that is bound to it."""
+        """Create a PersistentVolume and the claim that is bound to it.
+
+        Of kind "migrated", it was made for a plugin in the tree, and a CSI driver serves it now.
+        """
         number = next(_numbers)
         volume_name = f"pv-{self.server.namespace}-{number}"
-        source = {
-            "csi": {"csi": {"driver": "csi.example.com", "volumeHandle": volume_name}},
-            "plain": {"nfs": {"server": "nfs.example.com", "path": "/"}},
-        }[kind]
+        about: Json = {"name": volume_name}
+        if kind == "migrated":
+            driver = self.server.create(
+                self.server.path("csidrivers"),
+                {"metadata": {"name": f"{volume_name}.example.com"}, "spec": {}},
+            )
+            about["annotations"] = {"pv.kubernetes.io/migrated-to": driver["metadata"]["name"]}
+        source: Json = {"nfs": {"server": "nfs.example.com", "path": "/"}}
+        if kind == "csi":
+            source = {"csi": {"driver": "csi.example.com", "volumeHandle": volume_name}}
         common = {"accessModes": ["ReadWriteOnce"]}
         spec = {**common, **source, "capacity": {"storage": "1Gi"}}
         self.server.create(
             self.server.path("persistentvolumes"),
-            {"metadata": {"name": volume_name}, "spec": spec},
+            {"metadata": about, "spec": spec},
         )
         metadata: Json = {"name": name or f"claim-{number}"}
         if owner is not None:

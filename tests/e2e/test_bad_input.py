@@ -31,7 +31,7 @@ from agent.repository.objects import fresh_iv
 from agent.repository.opening import create_repository, open_repository
 from agent.storage.contract import Storage
 from agent.storage.opening import open_s3
-from tests.e2e.scene import CHEAP, PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
+from tests.e2e.scene import CHEAP, KEY, PASSWORD, WITHOUT_OVERRIDE, Agent, Scene, Volume
 from tests.support.apihandle import Json
 from tests.support.apiservers import standing
 from tests.support.requirements import missing
@@ -170,7 +170,7 @@ class TestTheLocation:
         if not s3.checks:
             missing("a ministack that checks", "pip install 'ministack>=1.5.33'")
         keys = f"aws_access_key_id={s3.weak_access_key}\naws_secret_access_key={s3.weak_secret_key}"
-        scene.secret("weak", "file", f"[default]\n{keys}\n")
+        scene.secret("weak", KEY, f"[default]\n{keys}\n")
         scene.location("weak", secret="weak")
         message = refusal(volume, backupStorageLocation="weak")
         assert "check the access key and its rights to this bucket and prefix" in message

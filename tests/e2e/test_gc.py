@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agent.demo.compare import differences
 from tests.e2e.scene import Scene, Volume, until
 from tests.e2e.test_backup import snapshots
 from tests.e2e.velero import PREFIX, Velero
 from tests.support.apihandle import ApiServer
-from tests.support.apiservers import StandinServer, standing
+from tests.support.apiservers import standing
 from tests.support.faultproxy import Fault, FaultProxy, Kind, reply
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
@@ -309,25 +308,6 @@ class TestTheWholePath:
         assert garbage.endswith(": backup monday is not in the location any more")
         assert re.fullmatch(r"  would free [\d.]+ KiB; [\d.]+ KiB would stay", freed)
         assert last.startswith("dry run, nothing was changed: --apply forgets 1 snapshots")
-
-    def test_it_asks_the_api_server_for_no_more_than_its_role_allows(
-        self, standin: StandinServer, made: Made
-    ) -> None:
-        before = len(standin.requests)
-        found(gc(made.scene, *NOW, "--apply", "--json"))
-        text = (Path(__file__).parents[2] / "deploy/gc.yaml").read_text()
-        (role,) = [d for d in yaml.safe_load_all(text) if d["kind"] == "Role"]
-        rights = {
-            (name, verb) for r in role["rules"] for name in r["resources"] for verb in r["verbs"]
-        }
-        asked = set()
-        for seen in standin.requests[before:]:
-            assert seen.method == "GET", seen
-            plural, _, name = seen.path.partition(f"/namespaces/{standin.namespace}/")[2].partition(
-                "/"
-            )
-            asked.add((plural, "get" if name else "list"))
-        assert asked == rights
 
     def test_a_location_without_a_repository_has_nothing_to_do(
         self, new_standin_scene: Scene

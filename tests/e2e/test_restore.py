@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from agent.demo.compare import count, differences
 from agent.demo.sample import make
@@ -20,9 +19,9 @@ from tests.e2e.scene import DEADLINE_SECONDS, RESTORE_UID, Agent, Scene, Volume,
 from tests.support.apihandle import ApiServer
 from tests.support.apiservers import StandinServer
 from tests.support.faultproxy import FaultProxy, reply
+from tests.support.manifests import capabilities, confined, read_manifest
 from tests.support.s3servers import S3Server
 
-ROOT = Path(__file__).parents[2]
 WITH_CANCEL = "v1.18.1"
 FOREVER = 1 << 30
 on_the_standin = pytest.mark.parametrize("api_server", ["standin"], indirect=True)
@@ -31,12 +30,7 @@ on_the_real_one = pytest.mark.parametrize("api_server", ["kube-apiserver"], indi
 
 def as_deployed() -> tuple[str, ...]:
     """Return a wrapper that leaves an agent the capabilities of our manifest, and no other."""
-    if os.geteuid() != 0:
-        return ()
-    documents = yaml.safe_load_all((ROOT / "deploy/daemonset.yaml").read_text())
-    (pod,) = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "DaemonSet"]
-    given = pod["containers"][0]["securityContext"]["capabilities"]["add"]
-    return ("setpriv", f"--bounding-set=-all,+{',+'.join(given).lower()}", "--inh-caps=-all")
+    return confined(capabilities(read_manifest("daemonset.yaml"))) if os.geteuid() == 0 else ()
 
 
 @pytest.fixture

@@ -32,12 +32,18 @@ GROUPS = {
     "backupstoragelocations": "/apis/velero.io/v1",
     "backuprepositories": "/apis/velero.io/v1",
     "backups": "/apis/velero.io/v1",
+    "daemonsets": "/apis/apps/v1",
+    "cronjobs": "/apis/batch/v1beta1",  # the kube-apiserver build at hand has no v1 yet
+    "roles": "/apis/rbac.authorization.k8s.io/v1",
+    "rolebindings": "/apis/rbac.authorization.k8s.io/v1",
 }
 CLUSTER_WIDE = {
     "namespaces": "/api/v1",
     "nodes": "/api/v1",
     "persistentvolumes": "/api/v1",
     "csidrivers": "/apis/storage.k8s.io/v1",
+    "clusterroles": "/apis/rbac.authorization.k8s.io/v1",
+    "clusterrolebindings": "/apis/rbac.authorization.k8s.io/v1",
 }
 
 
@@ -202,6 +208,21 @@ class ApiServer:
         """Read a collection; returns the list object, not its items alone."""
         found: Json = self._expect("GET", f"{path}?{urlencode(query)}" if query else path)
         return found
+
+    def apply(self, document: Json) -> Json:
+        """Apply a manifest's document on the server's side, where an unknown field is refused."""
+        plural = f"{document['kind'].lower()}s"
+        path = self.path(plural, document["metadata"]["name"])
+        version = path.split("/namespaces/")[0].split(f"/{plural}/")[0].split("/", 2)[2]
+        if plural in CLUSTER_WIDE:
+            self._cleanup.append(path)
+        done: Json = self._expect(
+            "PATCH",
+            f"{path}?fieldManager=kubectl",
+            {**document, "apiVersion": version},
+            Content_Type="application/apply-patch+yaml",
+        )
+        return done
 
     def patch(self, path: str, merge: Json) -> Json:
         """Apply a merge patch."""

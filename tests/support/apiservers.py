@@ -7,6 +7,7 @@ namespace of its own. The stand-in is made for each test, the real server once a
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,17 @@ LAUNCHER = SHARED / "apiserver" / "apiserver"
 CRDS = SHARED / "velero-crds"
 HOW_SHARED = "keep the shared folder beside the project, or name it in PODLIFT_SHARED"
 WITH_STATUS = ("podvolumebackups", "podvolumerestores")
+
+AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
+"""The server writes down what service accounts ask for, and how it answers."""
 
 
 class StandinServer(ApiServer):
@@ -76,6 +88,10 @@ class KubeProcess:
         self.names = itertools.count(1)
         self.running = False
         self.port = free_port(3)  # etcd takes the next two
+        self.audit_log = directory / "audit.log"
+        policy = directory / "audit-policy.json"
+        policy.write_text(json.dumps(AUDIT))
+        self._flags = f"--audit-policy-file={policy} --audit-log-path={self.audit_log}"
 
     def start(self) -> None:
         """Start both processes and wait until the server is ready (about 5 s)."""
@@ -93,6 +109,7 @@ class KubeProcess:
         with log.open("ab") as out:
             done = subprocess.run(
                 [str(LAUNCHER), verb, str(self.directory), str(self.port)],
+                env={**os.environ, "APISERVER_FLAGS": self._flags},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -126,6 +143,23 @@ class KubeApiServer(ApiServer):
         """Bring the server back if a test left it stopped."""
         if not self._process.running:
             self._process.start()
+
+    def log_in(self, account: str) -> Path:
+        """Return a kubeconfig with nothing but a token of a service account (TokenRequest)."""
+        wish = {"spec": {"expirationSeconds": 3600}}
+        path = f"{self.path('serviceaccounts', account)}/token"
+        token = self._expect("POST", path, wish)["status"]["token"]
+        config = yaml.safe_load(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": token}
+        file = self._process.directory / f"kubeconfig-{self.namespace}-{account}"
+        file.write_text(json.dumps(config))
+        return file
+
+    def audited(self, account: str) -> list[Json]:
+        """Return the audit log's lines about a service account of this test's namespace."""
+        user = f"system:serviceaccount:{self.namespace}:{account}"
+        lines = map(json.loads, self._process.audit_log.read_text().splitlines())
+        return [line for line in lines if line["user"]["username"] == user]
 
     def apply_velero_crds(self, version: str = "v1.16.2", status_subresource: bool = False) -> None:
         if self._process.velero == (version, status_subresource):

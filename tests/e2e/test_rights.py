@@ -1,0 +1,184 @@
+"""Each ServiceAccount of deploy/ has the rights that its program uses, and no other.
+
+The real kube-apiserver judges: it takes the manifests as they are, in this test's namespace, with
+RBAC as its only authority, and its audit log tells what each account asked for and was answered.
+Nothing may be forbidden, and nothing granted that was never asked for. So a right for a rare case is
+kept only as long as the case is met here.
+"""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.restoring import ask, waiting_pod
+from tests.e2e.scene import Agent, Scene, Volume, until
+from tests.e2e.test_check import check
+from tests.e2e.test_gc import NOW, Made, found, gc
+from tests.support.apihandle import ApiRefused, Json
+from tests.support.apiservers import KubeApiServer
+from tests.support.faultproxy import FaultProxy, reply
+from tests.support.manifests import Right, granted, moved, of_kind, read_manifest
+from tests.support.s3servers import S3Server
+
+WITH_CANCEL = "v1.18.1"
+FINALIZER = "velero.io/pod-volume-finalizer"
+STUCK = "velero/stuck"
+FOREVER = 1 << 30
+
+
+class Account:
+    """The ServiceAccount of a set of documents, which are applied."""
+
+    def __init__(self, server: KubeApiServer, documents: list[Json]) -> None:
+        self._server = server
+        self._granted = granted(documents)
+        for document in moved(documents, server.namespace):
+            server.apply(document)
+        self.name: str = of_kind(documents, "ServiceAccount")["metadata"]["name"]
+        self.options = ("--kubeconfig", str(server.log_in(self.name)))
+
+    def refused(self) -> set[Right]:
+        """Return what it asked for in vain."""
+        return {right for code, right in self._asked() if code in (401, 403)}
+
+    def unused(self) -> set[Right]:
+        """Return what it is granted and has not asked for."""
+        used = {right for _, right in self._asked()}
+        return self._granted - used - {right._replace(name="") for right in used}
+
+    def _asked(self) -> list[tuple[int, Right]]:
+        """Return what it asked for, with the status of each answer."""
+        return [
+            (line["responseStatus"]["code"], right_of(line["verb"], line["objectRef"]))
+            for line in self._server.audited(self.name)
+            if "objectRef" in line
+        ]
+
+
+def right_of(verb: str, about: Json) -> Right:
+    resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+    return Right(about.get("apiGroup", ""), resource, verb, about.get("name", ""))
+
+
+@pytest.fixture
+def scene(
+    kube_apiserver: KubeApiServer, s3_server: S3Server, proxy: FaultProxy, tmp_path: Path
+) -> Scene:
+    """Return a scene on the real API server, whose S3 takes no pack for the repository ``STUCK``."""
+    kube_apiserver.apply_velero_crds(WITH_CANCEL)
+    proxy.add(reply(503, "SlowDown"), "PUT", f"/{STUCK}/data/", times=FOREVER)
+    scene = Scene(kube_apiserver, s3_server, tmp_path / "scene", proxy)
+    return scene.with_repository().with_repository(STUCK)
+
+
+def back_up_and_restore(scene: Scene, agent: Agent, kind: str = "csi") -> str:
+    """Return the name of the backup."""
+    source = scene.volume(kind).fill(a=secrets.token_bytes(300_000))
+    name = scene.backup(source)
+    snapshot = scene.completed(name, agent)["snapshotID"]
+    target = waiting_pod(scene)
+    scene.completed(ask(scene, target, snapshot), agent)
+    assert (target.path / "a").read_bytes() == (source.path / "a").read_bytes()
+    return name
+
+
+def follow_load_concurrency(scene: Scene, agent: Agent) -> None:
+    """Change what the ConfigMap says, with a rule for nodes."""
+    labels = {"size": "large"}
+    scene.server.create(
+        scene.server.path("nodes"), {"metadata": {"name": scene.node, "labels": labels}}
+    )
+    rule = '{"nodeSelector": {"matchLabels": {"size": "large"}}, "number": 2}'
+    data = {"any": f'{{"loadConcurrency": {{"globalConfig": 3, "perNodeConfig": [{rule}]}}}}'}
+    scene.server.create(
+        scene.server.path("configmaps"), {"metadata": {"name": "node-agent-config"}, "data": data}
+    )
+    until(lambda: "2 volumes at a time" in agent.log_text, "loadConcurrency", alive=agent)
+
+
+def cancel(scene: Scene, agent: Agent, where: Volume) -> None:
+    name = scene.backup(where, repoIdentifier=scene.identifier_of(STUCK))
+    scene.under_way(name, agent)
+    scene.server.patch(scene.path_of(name), {"spec": {"cancel": True}})
+    assert scene.ended(name, agent)["message"] == "canceled: spec.cancel was set"
+
+
+def release(scene: Scene, name: str) -> None:
+    """Delete what has ended and carries Velero's finalizer."""
+    path = scene.path_of(name)
+    scene.server.patch(path, {"metadata": {"finalizers": [FINALIZER]}})
+    scene.server.delete(path)
+    until(lambda: scene.server.request("GET", path).status == 404, "the deletion")
+
+
+def take_over(scene: Scene, account: Account, large: Volume) -> str:
+    """Kill an agent at work, and its pod; return the name of the backup that it leaves."""
+    pod = scene.pod({"emptyDir": {}})
+    with scene.agent(*account.options, pod=pod) as agent:
+        name = scene.backup(large, repoIdentifier=scene.identifier_of(STUCK))
+        scene.under_way(name, agent)
+    path = scene.server.path("pods", pod["metadata"]["name"])
+    scene.server.delete(f"{path}?gracePeriodSeconds=0")
+    return name
+
+
+def test_the_agent_uses_every_right_of_its_account_and_is_refused_none(
+    scene: Scene, kube_apiserver: KubeApiServer, proxy: FaultProxy
+) -> None:
+    account = Account(kube_apiserver, read_manifest("daemonset.yaml"))
+    with scene.agent(*account.options) as agent:
+        follow_load_concurrency(scene, agent)
+        release(scene, back_up_and_restore(scene, agent, "migrated"))
+        large = scene.volume().fill(large=secrets.token_bytes(20 << 20))
+        cancel(scene, agent, large)
+    left = take_over(scene, account, large)
+    proxy.clear()
+    with scene.agent(*account.options) as agent:
+        scene.completed(left, agent)
+        # Other definitions delete every Velero object: what was watched is gone, and listed again.
+        kube_apiserver.apply_velero_crds(WITH_CANCEL, status_subresource=True)
+        scene.location("default")
+        back_up_and_restore(scene, agent)
+    assert (account.refused(), account.unused()) == (set(), set())
+
+
+def test_gc_uses_every_right_of_its_account_and_is_refused_none(
+    scene: Scene, kube_apiserver: KubeApiServer
+) -> None:
+    account = Account(kube_apiserver, read_manifest("gc.yaml"))
+    made = Made(scene).make("monday", "tuesday")
+    gone = made.delete("monday")
+    report = found(gc(scene, *NOW, "--apply", "--json", *account.options))
+    assert gone in str(report)
+    assert (account.refused(), account.unused()) == (set(), set())
+
+
+def test_the_scrub_uses_every_right_of_its_account_and_is_refused_none(
+    scene: Scene, kube_apiserver: KubeApiServer
+) -> None:
+    account = Account(kube_apiserver, read_manifest("scrub.yaml"))
+    done = check(scene, "--read-data", *account.options)
+    assert done.returncode == 0, done
+    assert (account.refused(), account.unused()) == (set(), set())
+
+
+def test_a_right_that_is_missing_or_never_used_and_a_misspelt_field_are_noticed(
+    scene: Scene, kube_apiserver: KubeApiServer
+) -> None:
+    documents = read_manifest("scrub.yaml")
+    of_kind(documents, "Role")["rules"][0]["verbs"].append("list")
+    account = Account(kube_apiserver, documents)
+    assert check(scene, *account.options).returncode == 0
+    locations = Right("velero.io", "backupstoragelocations", "get")
+    assert account.unused() == {locations._replace(verb="list")}
+    of_kind(documents, "Role")["rules"].clear()
+    account = Account(kube_apiserver, documents)
+    assert check(scene, *account.options).returncode == 1
+    assert account.refused() == {locations._replace(name="default")}
+
+    daemonset = of_kind(moved(read_manifest("daemonset.yaml"), scene.server.namespace), "DaemonSet")
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    container["securityContext"]["readOnlyRootFileSystem"] = True
+    with pytest.raises(ApiRefused, match="readOnlyRootFileSystem"):
+        kube_apiserver.apply(daemonset)
