@@ -18,7 +18,7 @@ from agent.cancel import CancelToken
 from agent.cluster import location, paths, record
 from agent.cluster.client import Kube, T
 from agent.cluster.credentials import credentials
-from agent.cluster.location import Files, Location
+from agent.cluster.location import Fetched, Location
 from agent.cluster.places import Places
 from agent.cluster.record import Folder, Standing, VolumeBackup
 from agent.cluster.secrets import PrivateFiles, repository_password
@@ -40,12 +40,12 @@ class Reach:
     """A location and what it takes to reach it."""
 
     place: Location
-    files: Files
+    fetched: Fetched
     password: str = dataclasses.field(repr=False)
 
     def settings(self, prefix: str, workers: int) -> S3Settings:
         """Return how a prefix of the location's bucket is reached."""
-        return location.s3_settings(self.place, prefix, self.files, workers)
+        return location.s3_settings(self.place, prefix, self.fetched, workers)
 
 
 def reach(settings: ClusterSettings, name: str, private: Path, *, writing: bool = True) -> Reach:
@@ -58,7 +58,7 @@ def reach(settings: ClusterSettings, name: str, private: Path, *, writing: bool 
         if writing:
             location.require_writable(place)
         return Reach(
-            place, await places.files(place), await repository_password(kube, settings.namespace)
+            place, await places.fetch(place), await repository_password(kube, settings.namespace)
         )
 
     return asyncio.run(_connected(settings, find))

@@ -1,43 +1,37 @@
 """A BackupStorageLocation turned into S3 settings and the repository's prefix; pure.
 
 The one rule guarded here: a location's credentials go to its own endpoint and bucket, nowhere
-else, whatever a PodVolumeBackup says. What each key means: s3.md section 5 and velero.md
-section 5.2 (the behaviour of Velero's AWS plugin).
+else, whatever a PodVolumeBackup says. What each key of ``spec.config`` means: ``locationkeys``.
 """
 
-from dataclasses import dataclass
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.cluster.objects import BackupStorageLocation, KeyReference
+from agent.cluster.locationkeys import Config, CustomerKey
+from agent.cluster.objects import BackupStorageLocation, KeyReference, LocationStatus
 from agent.cluster.paths import checked
 from agent.errors import ClusterError, UsageError
 from agent.storage.address import (
     LocalAddress,
-    parse_endpoint,
     parse_repository,
     same_place,
 )
+from agent.storage.checksums import Checksum
+from agent.storage.keeping import Keeping
 from agent.storage.settings import S3Settings
 
-NOT_APPLIED = (
-    "serverSideEncryption",
-    "kmsKeyId",
-    "customerKeyEncryptionFile",
-    "customerKeyEncryptionSecret",
-    "tagging",
-)
-"""Keys that change how objects are stored and that podlift does not apply yet."""
-
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+VALID_SECONDS = 300
+"""For how long what Velero's server says of a location is believed: it looks once a minute by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """What a BackupStorageLocation means to podlift.
 
-    ``credential`` and ``ca_secret`` are Secrets that still have to be fetched; ``not_applied``
-    are the keys that an operator should be warned about.
+    ``credential``, ``ca_secret`` and ``customer_key`` still have to be fetched. ``remarks`` are what
+    an operator should be told once.
     """
 
     name: str
@@ -52,45 +46,57 @@ class Location:
     profile: str | None
     credential: KeyReference | None
     credentials_file: Path | None
-    checksum: bool
+    checksum: Checksum
+    encryption: str = ""
+    kms_key_id: str = ""
+    customer_key: CustomerKey | None = None
+    tagging: str = ""
     read_only: bool = False
-    not_applied: tuple[str, ...] = ()
+    status: LocationStatus = field(default_factory=LocationStatus)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """Where the shell has put what boto3 only takes as files."""
+class Fetched:
+    """What the shell has fetched for a location: files where boto3 wants files, and SSE-C's key."""
 
     credentials: Path | None = None
     ca_bundle: Path | None = None
+    customer_key: bytes = field(default=b"", repr=False)
 
 
 def read_location(name: str, location: BackupStorageLocation) -> Location:
     """Understand a location; raises ``ClusterError`` for one that is not of our kind."""
-    spec, config = location.spec, dict(location.spec.config or {})
-    where = f"BackupStorageLocation {name}"
-    _check_provider(where, spec.provider, config)
+    spec, where = location.spec, f"BackupStorageLocation {name}"
+    config = Config(where, spec.config or {})
+    _check_provider(where, spec.provider, config.values)
     if not spec.object_storage.bucket:
         raise ClusterError(f"{where} names no bucket: set objectStorage.bucket")
-    endpoint_url = _endpoint(where, config.get("s3Url", ""))
-    region = config.get("region") or ("us-east-1" if endpoint_url else None)
-    file = config.get("credentialsFile")
+    endpoint_url = config.endpoint()
+    customer_key = config.customer_key()
+    encryption, kms_key_id = config.encryption()
+    file = config.values.get("credentialsFile")
     return Location(
         name=name,
         endpoint_url=endpoint_url,
         bucket=spec.object_storage.bucket,
         prefix=(spec.object_storage.prefix or "").strip("/"),
-        region=region,
-        path_style=_flag(where, config, "s3ForcePathStyle"),
-        insecure=_flag(where, config, "insecureSkipTLSVerify"),
+        region=config.values.get("region") or ("us-east-1" if endpoint_url else None),
+        path_style=config.flag("s3ForcePathStyle"),
+        insecure=config.flag("insecureSkipTLSVerify"),
         ca_pem=spec.object_storage.ca_cert or b"",
         ca_secret=spec.object_storage.ca_cert_ref,
-        profile=config.get("profile") or None,
+        profile=config.values.get("profile") or None,
         credential=_credential(spec.credential),
         credentials_file=Path(file) if file else None,
-        checksum=config.get("checksumAlgorithm") != "",
+        checksum=config.checksum(),
+        encryption=encryption,
+        kms_key_id=kms_key_id,
+        customer_key=customer_key,
+        tagging=config.tagging(),
         read_only=spec.access_mode == "ReadOnly",
-        not_applied=tuple(key for key in NOT_APPLIED if config.get(key)),
+        status=location.status,
+        remarks=config.remarks(),
     )
 
 
@@ -100,6 +106,21 @@ def require_writable(location: Location) -> None:
         raise ClusterError(
             f"BackupStorageLocation {location.name} is read-only: set accessMode ReadWrite to "
             "back up to it"
+        )
+
+
+def require_available(location: Location, now: datetime.datetime) -> None:
+    """Raise ``ClusterError`` for a location that Velero's server could not use a moment ago.
+
+    It could not store the backup that a volume belongs to. An older word is not believed: whoever
+    said it may have stopped looking, so the bucket itself is asked.
+    """
+    status = location.status
+    if status.phase == "Unavailable" and _recent(status.last_validation_time, now):
+        why = f" ({status.message})" if status.message else ""
+        raise ClusterError(
+            f"BackupStorageLocation {location.name} is unavailable to Velero's server{why}: mend"
+            " that, then back up again"
         )
 
 
@@ -135,7 +156,7 @@ def repository_prefix(location: Location, identifier: str, namespace: str) -> st
     return address.prefix
 
 
-def s3_settings(location: Location, prefix: str, files: Files, workers: int) -> S3Settings:
+def s3_settings(location: Location, prefix: str, fetched: Fetched, workers: int) -> S3Settings:
     """Return the storage's settings for one repository.
 
     A credentials file goes with an explicit profile: without one, web identity variables of
@@ -144,9 +165,9 @@ def s3_settings(location: Location, prefix: str, files: Files, workers: int) -> 
     verify: bool | str = True
     if location.insecure:
         verify = False
-    elif files.ca_bundle is not None:
-        verify = str(files.ca_bundle)
-    credentials = files.credentials or location.credentials_file
+    elif fetched.ca_bundle is not None:
+        verify = str(fetched.ca_bundle)
+    credentials = fetched.credentials or location.credentials_file
     return S3Settings(
         endpoint_url=location.endpoint_url,
         bucket=location.bucket,
@@ -157,11 +178,17 @@ def s3_settings(location: Location, prefix: str, files: Files, workers: int) -> 
         profile=location.profile or ("default" if credentials else None),
         credentials_file=str(credentials) if credentials else None,
         checksum=location.checksum,
+        keeping=Keeping(
+            encryption=location.encryption,
+            kms_key_id=location.kms_key_id,
+            customer_key=fetched.customer_key,
+            tagging=location.tagging,
+        ),
         workers=workers,
     )
 
 
-def _check_provider(where: str, provider: str, config: dict[str, str]) -> None:
+def _check_provider(where: str, provider: str, config: Mapping[str, str]) -> None:
     full = provider if "/" in provider else f"velero.io/{provider}"
     known_others = {"velero.io/azure", "velero.io/gcp", "velero.io/fs"}
     if full == "velero.io/aws" or (full not in known_others and config.get("s3Url")):
@@ -172,22 +199,12 @@ def _check_provider(where: str, provider: str, config: dict[str, str]) -> None:
     )
 
 
-def _endpoint(where: str, url: str) -> str | None:
-    if not url:
-        return None
+def _recent(moment: str | None, now: datetime.datetime) -> bool:
     try:
-        return parse_endpoint(url).url
-    except UsageError as error:
-        raise ClusterError(f"{where}, config.s3Url: {error}") from error
-
-
-def _flag(where: str, config: dict[str, str], key: str) -> bool:
-    text = config.get(key, "")
-    if text in _TRUE:
-        return True
-    if text in _FALSE or not text:
+        said = datetime.datetime.fromisoformat(moment or "")
+        return abs((now - said).total_seconds()) < VALID_SECONDS
+    except (TypeError, ValueError, OverflowError):  # a time without a zone, and what is no time
         return False
-    raise ClusterError(f"{where}, config.{key}: {text!r} is neither true nor false")
 
 
 def _credential(reference: KeyReference | None) -> KeyReference | None:

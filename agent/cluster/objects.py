@@ -196,7 +196,16 @@ class LocationSpec(msgspec.Struct, frozen=True, rename="camel"):
     credential: KeyReference | None = None
 
 
+class LocationStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What Velero's server found when it last looked at a location."""
+
+    phase: str = ""
+    message: str = ""
+    last_validation_time: str | None = None
+
+
 class BackupStorageLocation(msgspec.Struct, frozen=True):
     """A BackupStorageLocation."""
 
     spec: LocationSpec = msgspec.field(default_factory=LocationSpec)
+    status: LocationStatus = msgspec.field(default_factory=LocationStatus)

@@ -1,18 +1,23 @@
-"""Places: a location by its name, and the files that reaching it takes.
+"""Places: a location by its name, and what has to be fetched to reach it.
 
 A thin shell over ``location``: fetch the BackupStorageLocation and the Secrets that it names, and
-put their values where boto3 looks for them. Whoever needs a repository of a location, for one
+put their values where boto3 looks for them. A customer's key is never written to a file. Whoever needs a repository of a location, for one
 volume or for all of them, comes by here.
 """
 
+import asyncio
 import logging
+import os
+import stat
 from pathlib import Path
 
 from agent.cluster import location, objects, paths
 from agent.cluster.client import T, decode
-from agent.cluster.location import Files, Location
+from agent.cluster.location import Fetched, Location
+from agent.cluster.locationkeys import CustomerKey
 from agent.cluster.secrets import Getter, PrivateFiles, secret_value
 from agent.errors import ApiError, ClusterError
+from agent.storage.keeping import KEY_BYTES
 
 LOG = logging.getLogger(__name__)
 
@@ -41,16 +46,15 @@ class Places:
         self._namespace = namespace
         self._credentials = default_credentials
         self._files = files
+        self._said: set[tuple[str, str]] = set()
 
     async def location(self, name: str) -> Location:
         """Return a location; raises ``ClusterError`` for one that cannot be served."""
         place = await self._read(name)
-        if place.not_applied:
-            LOG.warning(
-                "%s sets %s, which podlift does not apply yet: the bucket's defaults are used",
-                self._words(name),
-                ", ".join(place.not_applied),
-            )
+        for remark in place.remarks:
+            if (name, remark) not in self._said:
+                self._said.add((name, remark))
+                LOG.warning("%s %s", self._words(name), remark)
         return place
 
     async def refresh(self, name: str) -> None:
@@ -58,7 +62,7 @@ class Places:
 
         Raises ``ClusterError``.
         """
-        await self.files(await self._read(name))
+        await self.fetch(await self._read(name))
 
     def _words(self, name: str) -> str:
         return f"BackupStorageLocation {self._namespace}/{name}"
@@ -69,25 +73,65 @@ class Places:
         found = await read_object(self._api, path, objects.BackupStorageLocation, self._words(name))
         return location.read_location(name, found)
 
-    async def files(self, place: Location) -> Files:
+    async def fetch(self, place: Location) -> Fetched:
         """Return what reaching the location takes; raises ``ClusterError`` for a bad Secret."""
-        use = f"of BackupStorageLocation {place.name}"
-        credentials = place.credentials_file or self._default_credentials()
-        if place.credential is not None:
-            value = await secret_value(
-                self._api, self._namespace, place.credential, f"the credentials {use}"
-            )
-            secret = f"{place.credential.name}/{place.credential.key}"
-            credentials = await self._files.keep(secret, value, ".credentials")
+        return Fetched(
+            credentials=await self._fetch_credentials(place),
+            ca_bundle=await self._fetch_authorities(place),
+            customer_key=await self._fetch_customer_key(place),
+        )
+
+    async def _fetch_credentials(self, place: Location) -> Path | None:
+        if place.credential is None:
+            return place.credentials_file or self._default_credentials()
+        value = await self._secret(place, place.credential, "the credentials")
+        secret = f"{place.credential.name}/{place.credential.key}"
+        return await self._files.keep(secret, value, ".credentials")
+
+    async def _fetch_authorities(self, place: Location) -> Path | None:
         pem = place.ca_pem
         if place.ca_secret is not None and place.ca_secret.name:
-            pem = await secret_value(
-                self._api, self._namespace, place.ca_secret, f"the CA certificate {use}"
+            pem = await self._secret(place, place.ca_secret, "the CA certificate")
+        return await self._files.ca_bundle(pem) if pem.strip() else None
+
+    async def _fetch_customer_key(self, place: Location) -> bytes:
+        source = place.customer_key
+        if source is None:
+            return b""
+        if source.secret is not None:
+            value = await self._secret(place, source.secret, "the customer key")
+            kept = f"Secret {self._namespace}/{source.secret.name}, key {source.secret.key!r}"
+        else:
+            value = await asyncio.to_thread(_read_customer_key, source)
+            kept = f"the file {source.file}"
+        if len(value) != KEY_BYTES:
+            raise ClusterError(
+                f"{kept}, the customer key of BackupStorageLocation {place.name}, must hold"
+                f" {KEY_BYTES} bytes, without a line end, and not base64 of them"
             )
-        bundle = await self._files.ca_bundle(pem) if pem.strip() else None
-        return Files(credentials=credentials, ca_bundle=bundle)
+        return value
+
+    async def _secret(self, place: Location, reference: objects.KeyReference, what: str) -> bytes:
+        use = f"{what} of BackupStorageLocation {place.name}"
+        return await secret_value(self._api, self._namespace, reference, use)
 
     def _default_credentials(self) -> Path | None:
         """Return the mounted credentials file; clusters with web identity have none."""
         file = self._credentials
         return file if file is not None and file.is_file() else None
+
+
+def _read_customer_key(source: CustomerKey) -> bytes:
+    """Return the beginning of the key's file, which is all that Velero's plugin looks at too."""
+    path = str(source.file)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ClusterError(f"customerKeyEncryptionFile {path} is not a file")
+            return file.read(KEY_BYTES)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"customerKeyEncryptionFile {path} cannot be read ({error}): mount it at this path into"
+            " podlift's pods as well, or name its Secret in customerKeyEncryptionSecret"
+        ) from None

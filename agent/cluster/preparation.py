@@ -6,6 +6,7 @@ again: nothing is written into a volume whose pod has gone on.
 """
 
 import asyncio
+import datetime
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,8 @@ class Preparation:
         place = await self._places.location(order.location)
         namespace, make = _kind_of_assignment(order, place, path, self._settings)
         prefix = location.repository_prefix(place, order.repo_identifier, namespace)
-        files = await self._places.files(place)
-        storage = location.s3_settings(place, prefix, files, self._settings.upload_workers)
+        fetched = await self._places.fetch(place)
+        storage = location.s3_settings(place, prefix, fetched, self._settings.upload_workers)
         return make(
             name=order.name,
             namespace=order.namespace,
@@ -124,6 +125,8 @@ def _kind_of_assignment(
     """Return the namespace whose repository is meant, and what only this kind needs to know."""
     if order.kind is OrderKind.BACKUP:
         location.require_writable(place)
+        if not order.resumed:  # what is under way goes on through a bad moment
+            location.require_available(place, datetime.datetime.now(datetime.UTC))
         return order.pod_namespace, functools.partial(
             BackupAssignment,
             tags=dict(order.tags),

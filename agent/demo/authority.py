@@ -7,6 +7,7 @@ signs is all that it is for.
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,23 +31,24 @@ class Certificates(NamedTuple):
         return context
 
 
-def make_certificates(directory: Path, name: str = "podlift stand-in CA") -> Certificates:
-    """Write an authority and a certificate for 127.0.0.1, ::1 and localhost, valid a month."""
+def make_certificates(
+    directory: Path, name: str = "podlift stand-in CA", hosts: Sequence[str] = ()
+) -> Certificates:
+    """Write an authority and a certificate for 127.0.0.1, ::1, localhost and ``hosts``, valid a month."""
     directory.mkdir(parents=True, exist_ok=True)
     made = Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key")
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = ca_key.public_key()
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     ca = (
-        _builder(issuer, issuer, ca_key.public_key())
+        _builder(issuer, issuer, authority)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in ("localhost", *hosts)]
     names += [x509.IPAddress(ipaddress.ip_address(a)) for a in ("127.0.0.1", "::1")]
     certificate = (
         _builder(issuer, subject, key.public_key())
@@ -54,21 +56,23 @@ def make_certificates(directory: Path, name: str = "podlift stand-in CA") -> Cer
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority), critical=False
         )
         .sign(ca_key, hashes.SHA256())
     )
     made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     made.key.touch(mode=0o600)
-    made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    made.key.write_bytes(_pem(key))
     return made
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def _builder(

@@ -5,6 +5,7 @@ from typing import TypedDict, Unpack
 
 from agent.budget import Rates
 from agent.storage.address import LocalAddress, S3Address
+from agent.storage.checksums import Checksum
 from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
 from agent.storage.retry import Retrying, RetryPolicy
@@ -19,7 +20,7 @@ class Overrides(TypedDict, total=False):
     verify: bool | str
     profile: str | None
     credentials_file: str | None
-    checksum: bool
+    checksum: Checksum
     workers: int
 
 

@@ -1,24 +1,27 @@
 """A prefix of an S3 bucket: one PUT an object, one attempt a call.
 
 Nothing is retried here; ``Retrying`` does that by the kind of error. An object goes out as
-an unsigned payload under TLS with its SHA-256 as checksum header, so a service that verifies
-refuses what was changed on the way (s3.md sections 1 and 2). Most services do not verify:
-whoever reads must check what arrives against its name.
+an unsigned payload under TLS with a checksum header, so a service that verifies refuses what
+was changed on the way (s3.md sections 1 and 2). Most services do not verify: whoever reads must
+check what arrives against its name.
+
+Where the location has a customer's key (SSE-C), it goes with every put, get and head. What was
+stored before it had one is still read: a service that says the key does not apply is asked without.
 """
 
-import base64
 import contextlib
-import hashlib
+import functools
 import logging
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.exceptions as boto
 
 from agent.budget import Rates
 from agent.cancel import NEVER, CancelToken
 from agent.errors import ObjectMissing, StorageError, Unreachable
+from agent.storage.checksums import checksum_header
 from agent.storage.contract import Buffer, Listed, Page
 from agent.storage.keys import check_folder, check_key, check_prefix, check_range
 from agent.storage.s3body import SLICE_BYTES, Body, Guard, Stopped
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 20
@@ -45,6 +49,8 @@ class S3Storage:
         self._settings = settings
         self._rates = rates or Rates()
         self._place = str(settings.address)
+        self._reading = settings.keeping.to_read()
+        self._writing = settings.keeping.to_write()
         self._lock = threading.Lock()
         self._made: S3Client | None = None
         self._worked = False
@@ -117,8 +123,8 @@ class S3Storage:
         name = self._name(key)
         with self._call(f"look for {key} in", key, cancel):
             try:
-                head = self._client().head_object(Bucket=self._settings.bucket, Key=name)
-                return head["ContentLength"]
+                ask = functools.partial(self._client().head_object, Bucket=self._settings.bucket)
+                return self._with_key(functools.partial(ask, Key=name))["ContentLength"]
             except boto.ClientError as error:
                 if has_code(error):
                     raise
@@ -196,7 +202,8 @@ class S3Storage:
             cancel.check()  # a line that was cut looks like one that broke
             if isinstance(error, boto.ClientError):
                 self._clock.learn(error, self._place)
-            refuse(error, f"{what} {self._place}", key, worked=self._worked)
+            by_key = " by the location's customer key" if self._reading else ""
+            refuse(error, f"{what} {self._place}{by_key}", key, worked=self._worked)
         self._worked = True
 
     def _client(self) -> "S3Client":
@@ -222,8 +229,7 @@ class S3Storage:
         if not self._checksum:
             self._send_as(key, body, cancel, extra)
             return
-        digest = sha256 if sha256 is not None else hashlib.sha256(body).digest()
-        header = {"ChecksumSHA256": base64.b64encode(digest).decode()}
+        header = checksum_header(self._checksum, body, sha256)
         try:
             self._send_as(key, body, cancel, extra | header)
             self._checksum_proven = True
@@ -235,7 +241,7 @@ class S3Storage:
 
     def _do_without_checksum(self, error: boto.ClientError) -> None:
         with self._lock:
-            known, self._checksum = not self._checksum, False
+            known, self._checksum = not self._checksum, ""
         if not known:
             _log.warning(
                 "%s refuses checksum headers (%s): objects are sent without, so nothing but TLS"
@@ -255,6 +261,7 @@ class S3Storage:
                 Body=Body(body, guard),  # type: ignore[arg-type] # a file-like object is enough
                 ContentLength=size,
                 ContentType="application/octet-stream",
+                **self._writing,
                 **extra,
             )
         except Stopped:
@@ -277,8 +284,20 @@ class S3Storage:
         return self.get(key, cancel=cancel) == bytes(body)
 
     def _get(self, key: str, **extra: Any) -> "GetObjectOutputTypeDef":
-        name = self._name(key)
-        return self._client().get_object(Bucket=self._settings.bucket, Key=name, **extra)
+        ask = functools.partial(self._client().get_object, Bucket=self._settings.bucket, **extra)
+        return self._with_key(functools.partial(ask, Key=self._name(key)))
+
+    def _with_key(self, ask: Callable[..., T]) -> T:
+        """Ask for an object by the customer's key, and without if it does not apply to this one."""
+        try:
+            return ask(**self._reading)
+        except boto.ClientError as error:
+            if not self._reading or not dislikes_request(error):
+                raise
+            try:
+                return ask()
+            except boto.ClientError as other:
+                raise (error if dislikes_request(other) else other) from None
 
     def _read(self, answer: "GetObjectOutputTypeDef", cancel: CancelToken) -> bytes:
         size = answer["ContentLength"]

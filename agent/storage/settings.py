@@ -1,4 +1,4 @@
-"""Everything that decides how a bucket is reached, as plain values without a secret.
+"""Everything that decides how a bucket is reached, as plain values that show no secret.
 
 Credentials are not among them: boto3's own chain finds those, steered by ``profile`` and
 ``credentials_file``. ``trust_also`` exists because boto3's ``verify`` replaces the system's
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from agent.errors import UsageError
 from agent.storage.address import S3Address, amazon_endpoint, parse_endpoint
+from agent.storage.checksums import Checksum
+from agent.storage.keeping import AS_IT_IS, Keeping
 
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -47,7 +49,8 @@ class S3Settings:
 
     ``endpoint_url`` is None for Amazon's own. ``verify`` is True for the system's authorities,
     False for none, or the path of a bundle that replaces them (see ``trust_also``).
-    ``checksum`` sends each object's SHA-256 along, unless the service turns out to refuse it.
+    ``checksum`` is sent along with each object, unless the service turns out to refuse it.
+    ``keeping`` is how objects are to be kept.
     ``workers`` is how many threads will use the storage at once.
     """
 
@@ -59,7 +62,8 @@ class S3Settings:
     verify: bool | str = True
     profile: str | None = None
     credentials_file: str | None = None
-    checksum: bool = True
+    checksum: Checksum = "SHA256"
+    keeping: Keeping = AS_IT_IS
     workers: int = 4
     patience: Patience = Patience()
 

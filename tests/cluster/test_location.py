@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agent.cluster.location import (
-    Files,
+    Fetched,
     read_location,
     repository_prefix,
     require_writable,
@@ -32,7 +32,7 @@ def test_every_key_reaches_the_settings() -> None:
     place = read(
         MINIO | {"insecureSkipTLSVerify": "false", "profile": "p", "checksumAlgorithm": ""}
     )
-    settings = s3_settings(place, "cluster-1/restic/app", Files(Path("/c"), Path("/ca")), 3)
+    settings = s3_settings(place, "cluster-1/restic/app", Fetched(Path("/c"), Path("/ca")), 3)
     assert settings.endpoint_url == "https://minio.example.org:9000"
     assert (settings.bucket, settings.prefix) == ("backups", "cluster-1/restic/app")
     assert settings.region == "minio"
@@ -40,28 +40,28 @@ def test_every_key_reaches_the_settings() -> None:
     assert settings.verify == "/ca"
     assert settings.profile == "p"
     assert settings.credentials_file == "/c"
-    assert not settings.checksum
+    assert settings.checksum == ""
     assert settings.workers == 3
 
 
 def test_amazon_needs_no_endpoint_and_checks_everything() -> None:
-    settings = s3_settings(read({"region": "eu-west-1"}), "p", Files(), 1)
+    settings = s3_settings(read({"region": "eu-west-1"}), "p", Fetched(), 1)
     assert settings.endpoint_url is None
     assert settings.region == "eu-west-1"
     assert not settings.path_style
     assert settings.verify is True
-    assert settings.checksum
+    assert settings.checksum == "SHA256"
     assert settings.profile is None
     assert settings.credentials_file is None
 
 
 def test_a_credentials_file_is_used_with_an_explicit_profile() -> None:
-    assert s3_settings(read(), "p", Files(Path("/c")), 1).profile == "default"
+    assert s3_settings(read(), "p", Fetched(Path("/c")), 1).profile == "default"
 
 
 def test_skipping_tls_verification_wins_over_a_certificate() -> None:
     place = read(MINIO | {"insecureSkipTLSVerify": "1"})
-    assert s3_settings(place, "p", Files(ca_bundle=Path("/ca")), 1).verify is False
+    assert s3_settings(place, "p", Fetched(ca_bundle=Path("/ca")), 1).verify is False
 
 
 def test_an_endpoint_without_region_gets_one() -> None:
@@ -82,7 +82,7 @@ def test_a_certificate_and_the_secrets_are_kept_for_the_shell() -> None:
     assert place.ca_pem == pem
     assert place.ca_secret.name == "ca"
     assert (place.credential.name, place.credential.key) == ("creds", "cloud")
-    assert place.not_applied == ("kmsKeyId",)
+    assert place.kms_key_id == "k"
 
 
 def test_a_read_only_location_takes_no_backups_but_can_be_restored_from() -> None:

@@ -1,6 +1,7 @@
 """What comes from the API server, from Velero's files in the bucket, and from mounted files."""
 
 import asyncio
+import datetime
 import functools
 import gzip
 import json
@@ -16,7 +17,7 @@ from agent.cluster import client, hostpath, location, objects, paths, watch
 from agent.cluster.client import Page, Query, decode
 from agent.cluster.concurrency import read_concurrency
 from agent.cluster.credentials import KubeconfigCredentials, ServiceAccount
-from agent.cluster.location import Files, Location
+from agent.cluster.location import Fetched, Location
 from agent.cluster.order import Order, OrderKind, parse
 from agent.cluster.places import Places
 from agent.cluster.pods import parse_pod
@@ -124,8 +125,19 @@ LOCATION = _document(
                 "credentialsFile": "/c",
                 "checksumAlgorithm": "",
                 "kmsKeyId": "k",
+                "tagging": "a=1&b=2",
             },
             "credential": {"name": "s", "key": "cloud"},
+        },
+        "status": {"phase": "Unavailable", "lastValidationTime": "2026-01-01T00:00:00Z"},
+    }
+)
+LOCATION_WITH_KEY = _document(
+    {
+        "spec": {
+            "provider": "aws",
+            "objectStorage": {"bucket": "bucket"},
+            "config": {"customerKeyEncryptionSecret": "sse/key", "checksumAlgorithm": "CRC32C"},
         }
     }
 )
@@ -215,7 +227,8 @@ def _place(body: bytes) -> Location:
 def _storage(body: bytes) -> S3Settings:
     place = _place(body)
     prefix = location.repository_prefix(place, "", "app")
-    settings = location.s3_settings(place, prefix, Files(Path("/c")), 3)
+    location.require_available(place, datetime.datetime.now(datetime.UTC))
+    settings = location.s3_settings(place, prefix, Fetched(Path("/c")), 3)
     assert str(settings.address)
     return settings
 
@@ -224,10 +237,10 @@ def _identifier(text: str) -> str:
     return location.repository_prefix(_place(LOCATION), text, "app")
 
 
-async def _place_and_files(body: bytes) -> Files:
+async def _place_and_files(body: bytes) -> Fetched:
     with tempfile.TemporaryDirectory() as folder:
         places = Places(_Api(body), "velero", None, PrivateFiles(Path(folder)))
-        return await places.files(await places.location("default"))
+        return await places.fetch(await places.location("default"))
 
 
 async def _bundle(pem: bytes) -> Path:
@@ -316,10 +329,10 @@ DECODERS = [
     Decoder("discovery", lambda c: _run(discover, _Api(c)), "json", [RESOURCES], _CLUSTER, frozenset, share=0.5),
     Decoder("pod of a claim", lambda c: _run(pod_alive, _Api(c), "app", "db-0", UID), "json", [POD], _CLUSTER, bool, share=0.5),
     Decoder("password in a Secret", lambda c: _run(repository_password, _Api(c), "velero"), "json", [SECRET], _CLUSTER, str, share=0.5),
-    Decoder("location", _place, "json", [LOCATION], _CLUSTER, Location, ("agent.cluster.location.read_location",), _WORDS),
-    Decoder("storage of a location", _storage, "json", [LOCATION], _EITHER, S3Settings, (), _WORDS),
+    Decoder("location", _place, "json", [LOCATION, LOCATION_WITH_KEY], _CLUSTER, Location, ("agent.cluster.location.read_location",), _WORDS),
+    Decoder("storage of a location", _storage, "json", [LOCATION, LOCATION_WITH_KEY], _EITHER, S3Settings, (), _WORDS),
     Decoder("repoIdentifier", _identifier, "text", ["s3:https://s3.example.org/bucket/velero/restic/app", ""], _CLUSTER, str),
-    Decoder("files of a location", lambda c: _run(_place_and_files, c), "json", [LOCATION], _CLUSTER, Files, ("agent.cluster.places.read_object",), share=0.3),
+    Decoder("files of a location", lambda c: _run(_place_and_files, c), "json", [LOCATION, LOCATION_WITH_KEY], _CLUSTER, Fetched, ("agent.cluster.places.read_object",), share=0.3),
     Decoder("CA certificate", lambda c: _run(_bundle, c), "bytes", [b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"], _CLUSTER, Path, share=0.1),
     Decoder("kubeconfig", lambda t: _run(_configured, t), "text", [KUBECONFIG], _CLUSTER, Configuration, share=0.5),
     Decoder("service account's token", lambda c: _run(_mounted, c), "bytes", [b"a.b.c\n"], _CLUSTER, Configuration, share=0.3),

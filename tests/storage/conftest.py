@@ -8,7 +8,6 @@ import pytest
 from agent.cancel import CancelToken
 from agent.storage.settings import Patience, S3Settings
 from tests.support.faultproxy import FaultProxy
-from tests.support.requirements import missing
 from tests.support.s3servers import S3Server
 
 PATIENCE = Patience(connect_seconds=2.0, read_seconds=2.0, rival_seconds=0.0)
@@ -51,11 +50,3 @@ def proxied(proxy: FaultProxy, direct: S3Settings) -> S3Settings:
     return dataclasses.replace(
         direct, endpoint_url=proxy.endpoint_url, verify=str(proxy.ca), patience=PATIENCE
     )
-
-
-@pytest.fixture
-def checking_server(s3_server: S3Server) -> S3Server:
-    """Return the server if it checks credentials, rights and checksums."""
-    if not s3_server.checks:
-        missing("a ministack that checks", "pip install 'ministack>=1.5.33'")
-    return s3_server

@@ -144,7 +144,7 @@ def test_an_authority_that_is_no_certificate_is_refused(junk: bytes, tmp_path: P
 
 
 def test_an_upload_copies_nothing(direct: S3Settings) -> None:
-    storage = S3Storage(dataclasses.replace(direct, checksum=False))
+    storage = S3Storage(dataclasses.replace(direct, checksum=""))
     storage.put("warm", b"1")
     body = bytearray(random.Random(9).randbytes(16 << 20))
     tracemalloc.start()

@@ -22,7 +22,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.demo.authority import make_certificates
@@ -83,10 +83,11 @@ class _Rule:
 
 
 class FaultProxy:
-    """Listens on loopback with a certificate of its own and forwards to ``server``."""
+    """Listens on loopback with a certificate of its own, also for ``hosts``, and forwards to ``server``."""
 
-    def __init__(self, server: S3Server) -> None:
-        made = make_certificates(server.home / f"proxy-{secrets.token_hex(4)}")
+    def __init__(self, server: S3Server, hosts: Sequence[str] = ()) -> None:
+        folder = server.home / f"proxy-{secrets.token_hex(4)}"
+        made = make_certificates(folder, hosts=hosts)
         self.ca = made.ca
         self.requests: list[Request] = []
         self.closing = threading.Event()
@@ -103,7 +104,11 @@ class FaultProxy:
 
     @property
     def endpoint_url(self) -> str:
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{self.host}"
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._port}"
 
     def up(self) -> None:
         """Listen, always on the same port."""

@@ -28,6 +28,7 @@ import pytest
 from agent.demo.authority import make_certificates
 from agent.storage.settings import S3Settings
 from tests.support.ports import free_port
+from tests.support.requirements import missing
 
 START_SECONDS = 60
 
@@ -180,6 +181,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Start ministack."""
     with ministack(tmp_path_factory.mktemp("ministack")) as server:
         yield server
+
+
+@pytest.fixture
+def checking_server(s3_server: S3Server) -> S3Server:
+    """Return the server if it checks credentials, rights and checksums."""
+    if not s3_server.checks:
+        missing("a ministack that checks", "pip install 'ministack>=1.5.33'")
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,44 @@
+"""How a service is asked to keep objects: encrypted by which key, and with which tags.
+
+The one rule guarded here: a customer's key goes to the service and nowhere else. It is in no
+representation, and the service keeps only its digest, so whoever reads must bring it again.
+"""
+
+import dataclasses
+from typing import Any
+
+KEY_BYTES = 32
+"""What AES-256 takes, the one cipher of customers' keys in S3."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """What every object of a place is stored with; at most one kind of key.
+
+    ``encryption`` and ``kms_key_id`` are S3's words (SSE-S3, SSE-KMS), ``customer_key`` the key itself
+    of SSE-C, b"" for none. ``tagging`` is a query string: "a=1&b=2".
+    """
+
+    encryption: str = ""
+    kms_key_id: str = ""
+    customer_key: bytes = dataclasses.field(default=b"", repr=False)
+    tagging: str = ""
+
+    def to_write(self) -> dict[str, Any]:
+        """Return the parameters of a put."""
+        asked = {
+            "ServerSideEncryption": self.encryption,
+            "SSEKMSKeyId": self.kms_key_id,
+            "Tagging": self.tagging,
+        }
+        return {name: value for name, value in asked.items() if value} | self.to_read()
+
+    def to_read(self) -> dict[str, Any]:
+        """Return the parameters of a get or head of an object that was stored so."""
+        if not self.customer_key:
+            return {}
+        return {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": self.customer_key}
+
+
+AS_IT_IS = Keeping()
+"""As the bucket keeps objects by itself."""
