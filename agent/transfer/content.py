@@ -66,7 +66,16 @@ class Content:
         else:
             self._writing.settle(file)
 
-    def fetch(self) -> None:
+    def fetch_when_due(self) -> None:
+        """Have the window fetched if it is full, or worth it with no other before it.
+
+        While the one before is planned, which begins with the wait for the lock to settle, the
+        walk goes on and this one grows.
+        """
+        if self.window.full or (self.window.worth_fetching and self._windows.idle):
+            self._fetch()
+
+    def _fetch(self) -> None:
         """Have all fetched that the window wants, as soon as the last one is nearly done."""
         window, self.window = self.window, self.window.next()
         self._windows.submit(1, self._queue, window)
@@ -84,7 +93,7 @@ class Content:
 
     def finish(self) -> None:
         """Fetch what is still wanted, and wait until all of it is written."""
-        self.fetch()
+        self._fetch()
         self._windows.wait_idle()
         self.pool.wait_idle()
 

@@ -60,6 +60,12 @@ class Pool:
             self._held -= weight
             self._freed.notify_all()
 
+    @property
+    def idle(self) -> bool:
+        """Tell whether every task has ended."""
+        with self._freed:
+            return not self._held
+
     def wait_idle(self) -> None:
         """Wait until every task has ended; raise the run's failure."""
         with self._freed:

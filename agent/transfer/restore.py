@@ -317,10 +317,8 @@ class _Restore:
         for entry in kept + self._content.window.add_small(folder, new):
             self._run.check()
             self._make(folder, entry, differing.get(entry.name))
-            if self._content.window.full:
-                self._content.fetch()
-        if self._content.window.full:
-            self._content.fetch()
+            self._content.fetch_when_due()
+        self._content.fetch_when_due()
 
     def _make(self, folder: TargetFolder, entry: Entry, differing: Differing | None) -> None:
         """Make one entry that is no directory, or see to it that it will be; it is expected."""

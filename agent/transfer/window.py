@@ -15,8 +15,8 @@ from agent.transfer.target_writing import LargeFile, Wanted
 from agent.volume.creation import is_small
 
 FIRST_WINDOW_FILES = 2_048
-"""How many files the first window holds: nothing is fetched before it is full. The next hold twice
-as many each, up to ``WINDOW_FILES``."""
+"""How many files make the first window worth fetching, so that the first is fetched soon. For each
+next one it takes twice as many, up to ``WINDOW_FILES``."""
 
 WINDOW_FILES = 32_768
 WINDOW_CHUNKS = 131_072
@@ -26,8 +26,8 @@ WINDOW_CHUNKS = 131_072
 class Window:
     """Files of one window, by the chunks that they want."""
 
-    def __init__(self, most_files: int) -> None:
-        self._most_files = most_files
+    def __init__(self, worth_files: int) -> None:
+        self._worth_files = worth_files
         self.wanted: Wanted = {}
         self.empty: dict[TargetFolder, list[Entry]] = {}
         self._files = 0
@@ -40,12 +40,17 @@ class Window:
 
     def next(self) -> "Window":
         """Return the empty window that comes after this one."""
-        return Window(min(2 * self._most_files, WINDOW_FILES))
+        return Window(min(2 * self._worth_files, WINDOW_FILES))
+
+    @property
+    def worth_fetching(self) -> bool:
+        """Tell whether it may be fetched; if something else is fetched anyway, it may grow as well."""
+        return self._files >= self._worth_files or self.full
 
     @property
     def full(self) -> bool:
         """Tell whether it has to be fetched before more is added."""
-        return self._files >= self._most_files or self._chunks >= WINDOW_CHUNKS
+        return self._files >= WINDOW_FILES or self._chunks >= WINDOW_CHUNKS
 
     def add_small(self, folder: TargetFolder, entries: Iterable[Entry]) -> list[Entry]:
         """Add those entries that are small files of one chunk or of none; return the others."""

@@ -1,14 +1,18 @@
 """Restores from real repositories: again, in part, beside what is there, and out of damaged ones."""
 
+import contextlib
 import os
 import shutil
 import subprocess
+import threading
+import unittest.mock
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from agent.cancel import CancelToken
+from agent.budget import Budgets
+from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import DamagedBlob, Unreachable, VolumeError
 from agent.monitor import Monitor
@@ -18,9 +22,12 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Reader
 from agent.storage.contract import Storage
 from agent.storage.faults import Fault, Faulty, failing
+from agent.transfer.content import Content
 from agent.transfer.restore import RestoreRequest, restore
 from agent.transfer.selection import Selection
 from agent.transfer.survey import preview, verify
+from agent.transfer.target_links import TargetLinks
+from agent.transfer.target_writing import Writing
 from agent.transfer.window import WINDOW_FILES, Window
 from tests.repository.making import PASSWORD
 from tests.transfer.running import Bench, all_content, noise
@@ -338,18 +345,48 @@ def test_small_windows_give_the_same_result(
     assert restores.differing() == []
 
 
-def test_windows_grow_from_a_small_one_to_the_bound() -> None:
-    empty = Entry(b"name", Kind.FILE, 0o600, 0, 0, 0, 0, 1, 1, content=())
-    window = Window.first()
-    bounds = []
+def fill(window: Window, until: Callable[[], bool]) -> int:
+    """Add small files to a window until it is as it should be; return how many it took."""
+    entry = Entry(b"name", Kind.FILE, 0o600, 0, 0, 0, 0, 1, 1, content=(bytes(32),))
+    files = 0
+    while not until():
+        assert window.add_small(None, [entry]) == []  # type: ignore[arg-type]
+        files += 1
+    return files
+
+
+def test_windows_are_worth_fetching_at_a_size_that_grows_to_the_bound() -> None:
+    window, worth = Window.first(), []
     for _ in range(6):
-        files = 0
-        while not window.full:
-            window.add_small(None, [empty])  # type: ignore[arg-type]
-            files += 1
-        bounds.append(files)
+        worth.append(fill(window, lambda: window.worth_fetching))  # noqa: B023 (called at once)
         window = window.next()
-    assert bounds == [2048, 4096, 8192, 16384, WINDOW_FILES, WINDOW_FILES]
+    assert worth == [2048, 4096, 8192, 16384, WINDOW_FILES, WINDOW_FILES]
+    window = Window.first()
+    assert fill(window, lambda: window.full) == WINDOW_FILES
+
+
+def test_a_window_grows_while_the_one_before_is_planned(restores: Restores) -> None:
+    monitor, source, settled = Monitor(), restores.source(), threading.Event()
+    writing = Writing(monitor, TargetLinks(lambda *_: None))
+    content = Content(source, monitor, Run(CancelToken()), writing, Budgets())
+
+    def plan(_source: Reader, _wanted: object) -> tuple[list[object], dict[object, object]]:
+        assert settled.wait(60)
+        return [], {}
+
+    with contextlib.closing(content), unittest.mock.patch.object(Reader, "plan", plan):
+        first = content.window
+        fill(first, lambda: first.worth_fetching)
+        content.fetch_when_due()
+        second = content.window
+        assert second is not first
+        fill(second, lambda: second.worth_fetching)
+        content.fetch_when_due()
+        assert content.window is second
+        settled.set()
+        while content.window is second:
+            content.fetch_when_due()
+        content.finish()
 
 
 def test_each_range_is_fetched_once_and_little_in_vain(restores: Restores) -> None:
