@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import datetime
 import json
 import os
 import signal
@@ -427,6 +428,22 @@ async def test_what_an_earlier_process_left_goes_on(stage: Stage, mover: FakeMov
         status = await stage.ended("b-1")
     assert (status["phase"], status["startTimestamp"]) == ("Completed", began)
     assert len(mover.assignments) == 1
+
+
+async def test_an_unavailable_location_takes_no_new_backup_and_keeps_what_is_under_way(
+    stage: Stage, mover: FakeMover
+) -> None:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    said = {"phase": "Unavailable", "message": "no such bucket", "lastValidationTime": now}
+    stage.server.patch(stage.server.path("backupstoragelocations", "default"), {"status": said})
+    for name in ("b-1", "b-2"):
+        stage.pvb(name)
+    stage.left_by_the_dead("b-1")
+    async with agent_on(stage, mover, pod_name="agent-y", pod_uid="new"):
+        assert (await stage.ended("b-1"))["phase"] == "Completed"
+        refused = await stage.ended("b-2")
+    assert refused["phase"] == "Failed"
+    assert "unavailable to Velero's server (no such bucket): mend that" in refused["message"]
 
 
 async def test_what_ended_its_agent_too_often_is_given_up(stage: Stage, mover: FakeMover) -> None:
