@@ -14,7 +14,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench image lock setup clean
+.PHONY: help demo test lint format bench docs image lock setup clean
 
 help: ## show this help
 	@echo "podlift moves Velero's pod volumes into restic repositories on S3."
@@ -47,6 +47,9 @@ bench: $(READY) ## measure, side by side with what we compare with (3 minutes; o
 	done; \
 	if [ -n "$$failed" ]; then echo; echo "Verdict: NOT HELD (see above):$${failed#,}."; exit 1; fi
 	@echo && echo "Verdict: held; benchmarks/README.md says how to read the figures."
+
+docs: $(READY) ## write the page of the agent's options anew
+	@$(BIN)/python -m tests.docs.configuration && echo "written: docs/configuration.md"
 
 image: ## build the container image with docker, podman or buildah
 	@.ci/image $(TAG)

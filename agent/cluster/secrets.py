@@ -6,7 +6,9 @@ client that finds them expired looks there for newer ones.
 """
 
 import asyncio
+import functools
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,11 @@ from agent.storage.settings import trust_also
 
 PASSWORD = KeyReference("velero-repo-credentials", "repository-password")
 """Where Velero keeps the password of all repositories (velero.md section 5.3)."""
+
+DEFAULT_PASSWORD = "static-passw0rd"  # noqa: S105 (everybody knows it)
+"""What Velero's server sets where nobody has set a password before (velero.md section 5.3)."""
+
+LOG = logging.getLogger(__name__)
 
 
 class Getter(Protocol):
@@ -57,7 +64,19 @@ async def repository_password(api: Getter, namespace: str) -> str:
         raise ClusterError(f"Secret {namespace}/{PASSWORD.name} is not UTF-8 text") from None
     if not password:
         raise ClusterError(f"Secret {namespace}/{PASSWORD.name}, {use}, is blank: set it")
+    if password == DEFAULT_PASSWORD:
+        _warn_of_default(f"{namespace}/{PASSWORD.name}")
     return password
+
+
+@functools.cache
+def _warn_of_default(secret: str) -> None:
+    """Say it once a process."""
+    LOG.warning(
+        "the password in Secret %s is the one that Velero sets everywhere, so whoever may read the"
+        " bucket can read every backup in it: docs/security.md says how to change it",
+        secret,
+    )
 
 
 class PrivateFiles:

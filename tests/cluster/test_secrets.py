@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cluster import secrets
 from agent.cluster.objects import KeyReference
 from agent.cluster.secrets import PrivateFiles, repository_password, secret_value
 from agent.errors import ApiError, ClusterError
@@ -48,6 +49,17 @@ async def test_a_password_that_cannot_be_had_says_why_and_tells_nothing(
     with pytest.raises(ClusterError, match=words) as refused:
         await repository_password(api, "velero")
     assert "hunter2" not in str(refused.value)
+
+
+async def test_the_password_that_everybody_knows_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secrets._warn_of_default.cache_clear()
+    for value in (b"own", b"static-passw0rd\n", b"static-passw0rd"):
+        assert await repository_password(secret(value), "velero") == value.decode().strip()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "velero/velero-repo-credentials" in said
+    assert "static" not in said
 
 
 async def test_other_refusals_are_passed_on() -> None:
