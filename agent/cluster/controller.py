@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 
 from agent.cluster import claim, patches
 from agent.cluster.ended import EndedTable
+from agent.cluster.event import Reason
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.pods import PodTable
@@ -305,10 +306,16 @@ class Controller:
     async def _settle(self, order: Order, end: Final, result: str) -> None:
         if await self._bench.desk.settle(order, end):
             LOG.warning("%s: %s: %s", order.name, end.phase, end.message)
+            self._told(order, end)
             self._counts(order).ended.labels(result).inc()
             self._close(order, None)
         else:
             await self._read_again(order)
+
+    def _told(self, order: Order, end: Final) -> None:
+        failed = end.phase == "Failed"
+        reason = Reason.FAILED if failed else Reason.COMPLETED
+        self._bench.events.tell(order, reason, end.words, warning=failed)
 
     async def _release(self, order: Order) -> None:
         if await self._bench.desk.release(order):
