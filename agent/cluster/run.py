@@ -37,7 +37,8 @@ from agent.cluster.watch import Collection, Watcher
 from agent.cluster.work import Bench
 from agent.config import AgentSettings
 from agent.errors import ApiError
-from agent.server import Metrics, serve
+from agent.metrics import Metrics
+from agent.server import serve
 
 LOG = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Agent:
         self.port = 0
         """Where metrics are served, once they are."""
         self._registry = CollectorRegistry()
-        metrics, us, clock = Metrics(self._registry), _owner(settings), Clock()
+        metrics, us, clock = Metrics(self._registry, settings.node_name), _owner(settings), Clock()
         self._shutdown = Shutdown(clock, settings.grace_seconds)
         self._events = Events(kube, us, clock)
         preparation = Preparation(kube, settings, PrivateFiles(private))
@@ -125,6 +126,7 @@ class Agent:
         self._tuned_by = self._config_map_watcher(kube)
         for resource, watcher in {**self._watchers, "configmaps": self._tuned_by}.items():
             metrics.follow_watch(resource, watcher.counts)
+        metrics.follow_ready(self._not_ready)
 
     def _order_watcher(self, kube: Kube, kind: OrderKind) -> Watcher[Any]:
         path = paths.velero(self._settings.namespace, kind.plural)

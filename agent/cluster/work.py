@@ -52,6 +52,7 @@ class Result(enum.StrEnum):
     CANCELED = "canceled"
     LOST = "lost"  # the claim went to somebody else, or the object is gone
     LEFT = "left"  # to the next agent, by one that was stopped
+    REFUSED = "refused"  # nothing was done: it cannot be served, or was given up
 
 
 REASONS = {
@@ -106,6 +107,11 @@ class Work:
     def order(self) -> Order:
         """Return the object as it was seen last."""
         return self._order
+
+    @property
+    def seconds(self) -> float:
+        """Return how long ago the work began."""
+        return self._bench.clock.monotonic() - self._began
 
     @property
     def end(self) -> Final | None:
@@ -295,8 +301,7 @@ class Work:
 
     def _end_if_late(self) -> None:
         seconds = self._bench.deadline_seconds
-        spent = self._bench.clock.monotonic() - self._began
-        if spent > seconds and not self._token.canceled:
+        if self.seconds > seconds and not self._token.canceled:
             self._late = True
             self._token.cancel(
                 f"not done within {seconds:g} seconds (--deadline-seconds); what is stored already"
