@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 OtherTypes = Literal["fail", "ignore"]
 
+Restores = Literal["serve", "ignore"]
+
 Compression = Literal["fastest", "default", "better"]
 """How much time compressing may take; the repository knows what that means."""
 
@@ -68,7 +70,8 @@ class Limits:
 class AgentSettings:
     """Everything that ``podlift agent`` can be told.
 
-    ``uploader_types`` are the types taken; ``restic`` includes the empty type. ``concurrency``
+    ``uploader_types`` are the types taken; ``restic`` includes the empty type. Who ignores ``restores``
+    asks for no PodVolumeRestore and for no list of pods, and needs no right to. ``concurrency``
     is the number of volumes at once, where the ConfigMap ``node_agent_configmap`` says nothing of
     it. ``upload_workers`` is the number of packs in flight, for all volumes together but one each
     at least. ``deadline_seconds`` is how long one volume may take.
@@ -88,6 +91,7 @@ class AgentSettings:
     metrics_address: tuple[str, int] = ("0.0.0.0", 8085)  # noqa: S104  (scraped from outside)
     uploader_types: frozenset[str] = frozenset({"restic"})
     other_uploader_types: OtherTypes = "fail"
+    restores: Restores = "serve"
     concurrency: int = 1
     node_agent_configmap: str = "node-agent-config"
     upload_workers: int = 4
@@ -126,6 +130,7 @@ ENVIRONMENT = {
     "metrics_address": "PODLIFT_METRICS_ADDRESS",
     "uploader_types": "PODLIFT_UPLOADER_TYPES",
     "other_uploader_types": "PODLIFT_OTHER_UPLOADER_TYPES",
+    "restores": "PODLIFT_RESTORES",
     "concurrency": "PODLIFT_CONCURRENCY",
     "node_agent_configmap": "PODLIFT_NODE_AGENT_CONFIGMAP",
     "upload_workers": "PODLIFT_UPLOAD_WORKERS",
@@ -151,12 +156,7 @@ def agent_settings(
     """
     source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
     given = _given(options, source)
-    defaults = AgentSettings(node_name=given.get("node_name", ""))
-    if not defaults.node_name:
-        raise UsageError(
-            "the node's name is missing: give --node-name, or set NODE_NAME from the downward "
-            "API (spec.nodeName)"
-        )
+    defaults = AgentSettings(node_name=_node_name(given))
     return AgentSettings(
         node_name=defaults.node_name,
         namespace=given.get("namespace", defaults.namespace),
@@ -168,7 +168,10 @@ def agent_settings(
         cache_mib=_positive_int(given, "cache_mib", CACHE_MIB),
         metrics_address=_address(given, defaults.metrics_address),
         uploader_types=_types(given, defaults.uploader_types),
-        other_uploader_types=_other_types(given),
+        other_uploader_types=_choice(
+            given, "other_uploader_types", OtherTypes, defaults.other_uploader_types
+        ),
+        restores=_choice(given, "restores", Restores, defaults.restores),
         concurrency=_positive_int(given, "concurrency", defaults.concurrency),
         node_agent_configmap=given.get("node_agent_configmap", defaults.node_agent_configmap),
         upload_workers=_positive_int(given, "upload_workers", defaults.upload_workers),
@@ -198,6 +201,15 @@ def cluster_settings(
         cache_mib=_positive_int(given, "cache_mib", CACHE_MIB),
         credentials_file=_optional_path(given, "credentials_file"),
     )
+
+
+def _node_name(given: Mapping[str, str]) -> str:
+    if "node_name" not in given:
+        raise UsageError(
+            "the node's name is missing: give --node-name, or set NODE_NAME from the downward "
+            "API (spec.nodeName)"
+        )
+    return given["node_name"]
 
 
 def _given(options: Mapping[str, str | None], source: Mapping[str, str]) -> dict[str, str]:
@@ -283,14 +295,6 @@ def _types(given: Mapping[str, str], default: frozenset[str]) -> frozenset[str]:
             f"{_said('uploader_types')} must be a comma list of {', '.join(sorted(FORMATS))}"
         )
     return types
-
-
-def _other_types(given: Mapping[str, str]) -> OtherTypes:
-    text = given.get("other_uploader_types", "fail")
-    for choice in get_args(OtherTypes):
-        if text == choice:
-            return "ignore" if choice == "ignore" else "fail"
-    raise UsageError(f"{_said('other_uploader_types')} must be fail or ignore")
 
 
 def _choice(given: Mapping[str, str], name: str, choices: Any, default: T) -> T:

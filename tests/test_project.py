@@ -25,6 +25,8 @@ from agent.cli import podlift
 from agent.commands import checks, garbage
 from agent.config import ENVIRONMENT, AgentSettings
 from agent.repository.subset import parse_subset
+from tests.support.apihandle import Json
+from tests.support.manifests import of_kind, pod_of, read_manifest
 from tests.support.requirements import missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,14 +61,13 @@ def sources() -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def documents() -> dict[str, dict[str, Any]]:
-    text = (ROOT / "deploy/daemonset.yaml").read_text()
-    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+def documents() -> list[Json]:
+    return read_manifest("daemonset.yaml")
 
 
 @pytest.fixture(scope="module")
-def pod(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return dict(documents["DaemonSet"]["spec"]["template"]["spec"])
+def pod(documents: list[Json]) -> Json:
+    return pod_of(documents)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,8 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 class TestManifest:
     """What Velero's server looks for (velero.md section 8), and no right more than is used."""
 
-    def test_the_server_finds_the_daemonset_and_its_pods(
-        self, documents: dict[str, dict[str, Any]]
-    ) -> None:
-        daemonset = documents["DaemonSet"]
+    def test_the_server_finds_the_daemonset_and_its_pods(self, documents: list[Json]) -> None:
+        daemonset = of_kind(documents, "DaemonSet")
         labels = daemonset["spec"]["template"]["metadata"]["labels"]
         assert (daemonset["apiVersion"], daemonset["metadata"]["name"]) == ("apps/v1", "node-agent")
         assert labels.items() >= {
@@ -91,17 +90,25 @@ class TestManifest:
         }
         assert daemonset["spec"]["selector"]["matchLabels"] == {"name": "node-agent"}
 
-    def test_everything_of_it_lives_in_one_namespace(
-        self, documents: dict[str, dict[str, Any]]
+    def test_everything_of_it_lives_in_one_namespace_and_every_role_is_bound(
+        self, documents: list[Json]
     ) -> None:
-        scoped = {kind: d for kind, d in documents.items() if not kind.startswith("Cluster")}
-        assert {d["metadata"]["namespace"] for d in scoped.values()} == {"velero"}
-        account = documents["ServiceAccount"]["metadata"]["name"]
-        for kind in ("RoleBinding", "ClusterRoleBinding"):
-            binding = documents[kind]
-            assert [s["name"] for s in binding["subjects"]] == [account]
-            role = documents[binding["roleRef"]["kind"]]
-            assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        nowhere = ("Cluster", "PriorityClass")
+        scoped = [d["metadata"] for d in documents if not d["kind"].startswith(nowhere)]
+        assert {metadata["namespace"] for metadata in scoped} == {"velero"}
+        account = of_kind(documents, "ServiceAccount")["metadata"]["name"]
+        bindings = [d for d in documents if d["kind"].endswith("Binding")]
+        assert {s["name"] for binding in bindings for s in binding["subjects"]} == {account}
+        bound = sorted((b["roleRef"]["kind"], b["roleRef"]["name"]) for b in bindings)
+        roles = [(d["kind"], d["metadata"]["name"]) for d in documents if "rules" in d]
+        assert bound == sorted(roles)
+
+    def test_it_outlives_what_says_nothing_of_its_priority_and_nothing_of_the_systems(
+        self, documents: list[Json], pod: Json
+    ) -> None:
+        priority = of_kind(documents, "PriorityClass")
+        assert pod["priorityClassName"] == priority["metadata"]["name"]
+        assert 0 < priority["value"] <= 1_000_000_000  # above are the system's own
 
     def test_the_agent_learns_where_it_runs(self, container: dict[str, Any]) -> None:
         fields = {
@@ -169,10 +176,8 @@ class TestManifest:
         grace_seconds = AgentSettings(node_name="any").grace_seconds
         assert pod["terminationGracePeriodSeconds"] >= grace_seconds + 10
 
-    def test_each_right_is_named_and_says_what_it_is_for(
-        self, documents: dict[str, dict[str, Any]]
-    ) -> None:
-        rules = [rule for kind in ("Role", "ClusterRole") for rule in documents[kind]["rules"]]
+    def test_each_right_is_named_and_says_what_it_is_for(self, documents: list[Json]) -> None:
+        rules = [rule for document in documents for rule in document.get("rules", ())]
         assert "*" not in {word for rule in rules for words in rule.values() for word in words}
         assert all("resourceNames" in rule for rule in rules if "secrets" in rule["resources"])
         lines = (ROOT / "deploy/daemonset.yaml").read_text().splitlines()
@@ -453,7 +458,9 @@ class TestCommands:
         assert last.startswith(f"Verdict: {verdict}")
         assert ("- left out: a (1 tests)" in done.stdout) == ("skip" in body)
 
-    @pytest.mark.parametrize("script", ["run", "newest-restic", "setup", "find-python", "image"])
+    @pytest.mark.parametrize(
+        "script", ["run", "newest-restic", "kustomize", "setup", "find-python", "image"]
+    )
     def test_scripts_are_executable_and_well_formed(self, script: str) -> None:
         path = ROOT / ".ci" / script
         assert os.access(path, os.X_OK)

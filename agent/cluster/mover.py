@@ -46,8 +46,7 @@ def move(
     """
     require_volume(str(assignment.volume_path))  # else a repository is made for nothing
     budgets = means.budgets
-    opened = open_s3(assignment.storage, rates=budgets.rates, count=monitor.add)
-    with contextlib.closing(opened) as storage:
+    with contextlib.closing(open_s3(assignment.storage, rates=budgets.rates)) as storage:
         repository = open_or_create(storage, assignment.password, cache=means.cache, cancel=cancel)
         request = Request(
             path=str(assignment.volume_path),

@@ -36,6 +36,11 @@ from agent.volume.descriptors import raise_descriptor_limit
     help="PVBs and PVRs of a type that is not taken: fail at once with a message, or ignore. [fail]",
 )
 @click.option(
+    "--restores",
+    help="PVRs: serve, or ignore, which takes no right to see them; Velero then waits for somebody"
+    " else in vain. [serve]",
+)
+@click.option(
     "--concurrency",
     help="Volumes backed up or restored at a time, unless loadConcurrency in the ConfigMap says"
     " otherwise. [1]",

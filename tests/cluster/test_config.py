@@ -53,6 +53,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_COMPRESSION": "better",
         "PODLIFT_VERIFY_STORED": "all",
         "PODLIFT_DEADLINE_SECONDS": "77",
+        "PODLIFT_RESTORES": "ignore",
         "PODLIFT_GRACE_SECONDS": "9.5",
         "PODLIFT_LIMIT_UPLOAD": "10",
         "PODLIFT_LIMIT_DOWNLOAD": "20",
@@ -69,6 +70,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.metrics_address == ("::1", 99)
     assert settings.uploader_types == {"restic", "kopia"}
     assert settings.other_uploader_types == "ignore"
+    assert settings.restores == "ignore"
     assert settings.compression == "better"
     assert settings.verify_stored == "all"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
@@ -90,6 +92,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("uploader_types", "tar"),
         ("uploader_types", ","),
         ("other_uploader_types", "perhaps"),
+        ("restores", "no"),
         ("concurrency", "0"),
         ("concurrency", "many"),
         ("concurrency", "9" * 5000),

@@ -117,7 +117,7 @@ async def test_a_restore_is_completed_with_every_field(
     assert "podlift_fetched_bytes_total 4096.0" in metrics
     assert "podlift_read_bytes_total 0.0" in metrics
     assert 'podlift_lists_total{resource="pods"} 1.0' in metrics
-    assert 'podlift_backups_total{result="completed"} 0.0' in metrics
+    assert 'podlift_backups_total{result="completed"}' not in metrics
 
 
 async def test_problems_are_named_and_the_restore_completes(
@@ -358,3 +358,19 @@ async def test_a_restore_that_comes_to_its_end_is_completed_although_it_was_canc
         stage.helper_is({"terminated": {"exitCode": 0}}, phase="Running")
         status = await stage.ended("r-1")
     assert status["phase"] == "Completed"
+
+
+async def test_who_ignores_restores_is_ready_without_any_right_that_only_they_need(
+    standin: StandinServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = RestoreStage(standin, tmp_path)
+    stage.helper_is(RUNNING)
+    for verb, plural in (("list", "pods"), ("watch", "pods"), ("list", "podvolumerestores")):
+        standin.faults.deny(verb, plural)
+    stage.pvr("r-1")
+    stage.pvb("b-1")
+    async with agent_on(stage, mover, restores="ignore") as running:
+        await ready(running)
+        assert (await stage.ended("b-1"))["phase"] == "Completed"
+    assert 403 not in {seen.status for seen in standin.requests}
+    assert "status" not in stage.server.get(stage.server.path("podvolumerestores", "r-1"))

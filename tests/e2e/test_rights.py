@@ -6,7 +6,10 @@ Nothing may be forbidden, and nothing granted that was never asked for. So a rig
 kept only as long as the case is met here.
 """
 
+import contextlib
+import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,17 @@ from tests.e2e.test_gc import NOW, Made, found, gc
 from tests.support.apihandle import ApiRefused, Json
 from tests.support.apiservers import KubeApiServer
 from tests.support.faultproxy import FaultProxy, reply
-from tests.support.manifests import Right, granted, moved, of_kind, read_manifest
+from tests.support.kustomize import render, written
+from tests.support.manifests import (
+    Right,
+    agent_options,
+    capabilities,
+    confined,
+    granted,
+    moved,
+    of_kind,
+    read_manifest,
+)
 from tests.support.s3servers import S3Server
 
 WITH_CANCEL = "v1.18.1"
@@ -72,14 +85,17 @@ def scene(
     return scene.with_repository().with_repository(STUCK)
 
 
-def back_up_and_restore(scene: Scene, agent: Agent, kind: str = "csi") -> str:
+def back_up(scene: Scene, agent: Agent, kind: str) -> str:
     """Return the name of the backup."""
-    source = scene.volume(kind).fill(a=secrets.token_bytes(300_000))
-    name = scene.backup(source)
-    snapshot = scene.completed(name, agent)["snapshotID"]
-    target = waiting_pod(scene)
-    scene.completed(ask(scene, target, snapshot), agent)
-    assert (target.path / "a").read_bytes() == (source.path / "a").read_bytes()
+    name = scene.backup(scene.volume(kind).fill(a=secrets.token_bytes(300_000)))
+    scene.completed(name, agent)
+    return name
+
+
+def back_up_and_restore(scene: Scene, agent: Agent, kind: str) -> str:
+    """Return the name of the backup."""
+    name = back_up(scene, agent, kind)
+    scene.completed(ask(scene, waiting_pod(scene), scene.status(name)["snapshotID"]), agent)
     return name
 
 
@@ -100,15 +116,8 @@ def follow_load_concurrency(scene: Scene, agent: Agent) -> None:
 def cancel(scene: Scene, agent: Agent, where: Volume) -> None:
     name = scene.backup(where, repoIdentifier=scene.identifier_of(STUCK))
     scene.under_way(name, agent)
-    until(lambda: told_again(scene, name), "an Event that is counted up", alive=agent)
     scene.server.patch(scene.path_of(name), {"spec": {"cancel": True}})
     assert scene.ended(name, agent)["message"] == "canceled: spec.cancel was set"
-
-
-def told_again(scene: Scene, name: str) -> bool:
-    """Tell whether progress was said twice, which takes ten seconds."""
-    events = scene.server.list(scene.server.path("events"))["items"]
-    return any(e["regarding"]["name"] == name and e["deprecatedCount"] > 1 for e in events)
 
 
 def release(scene: Scene, name: str) -> None:
@@ -119,35 +128,60 @@ def release(scene: Scene, name: str) -> None:
     until(lambda: scene.server.request("GET", path).status == 404, "the deletion")
 
 
-def take_over(scene: Scene, account: Account, large: Volume) -> str:
-    """Kill an agent at work, and its pod; return the name of the backup that it leaves."""
-    pod = scene.pod({"emptyDir": {}})
-    with scene.agent(*account.options, pod=pod) as agent:
-        name = scene.backup(large, repoIdentifier=scene.identifier_of(STUCK))
-        scene.under_way(name, agent)
-    path = scene.server.path("pods", pod["metadata"]["name"])
-    scene.server.delete(f"{path}?gracePeriodSeconds=0")
-    return name
+class Deployed:
+    """Agents with an account's token, options and capabilities."""
+
+    def __init__(self, scene: Scene, documents: list[Json]) -> None:
+        assert isinstance(scene.server, KubeApiServer)
+        self.scene = scene
+        self.account = Account(scene.server, documents)
+        self._options = [*self.account.options, *agent_options(documents)]
+        self._wrapper = confined(capabilities(documents)) if os.geteuid() == 0 else ()
+
+    def agent(self, pod: Json | None = None) -> contextlib.AbstractContextManager[Agent]:
+        return self.scene.agent(*self._options, pod=pod, wrapper=self._wrapper)
+
+    def leave(self, large: Volume) -> str:
+        """Kill an agent at work, and its pod; return the name of the backup that it leaves."""
+        pod = self.scene.pod({"emptyDir": {}})
+        with self.agent(pod) as agent:
+            name = self.scene.backup(large, repoIdentifier=self.scene.identifier_of(STUCK))
+            self.scene.under_way(name, agent)
+        path = self.scene.server.path("pods", pod["metadata"]["name"])
+        self.scene.server.delete(f"{path}?gracePeriodSeconds=0")
+        return name
+
+    def live(self, move: Callable[[Scene, Agent, str], str], proxy: FaultProxy) -> None:
+        """Run agents through everything that their rights are for; ``move`` moves a volume."""
+        scene = self.scene
+        with self.agent() as agent:
+            follow_load_concurrency(scene, agent)
+            release(scene, move(scene, agent, "migrated"))
+            large = scene.volume().fill(large=secrets.token_bytes(20 << 20))
+            cancel(scene, agent, large)
+        left = self.leave(large)
+        proxy.clear()
+        with self.agent() as agent:
+            scene.completed(left, agent)
+            # Other definitions delete every Velero object: what was watched is gone, and listed again.
+            scene.server.apply_velero_crds(WITH_CANCEL, status_subresource=True)
+            scene.location("default")
+            move(scene, agent, "csi")
+        assert (self.account.refused(), self.account.unused()) == (set(), set())
 
 
 def test_the_agent_uses_every_right_of_its_account_and_is_refused_none(
-    scene: Scene, kube_apiserver: KubeApiServer, proxy: FaultProxy
+    scene: Scene, proxy: FaultProxy
 ) -> None:
-    account = Account(kube_apiserver, read_manifest("daemonset.yaml"))
-    with scene.agent(*account.options) as agent:
-        follow_load_concurrency(scene, agent)
-        release(scene, back_up_and_restore(scene, agent, "migrated"))
-        large = scene.volume().fill(large=secrets.token_bytes(20 << 20))
-        cancel(scene, agent, large)
-    left = take_over(scene, account, large)
-    proxy.clear()
-    with scene.agent(*account.options) as agent:
-        scene.completed(left, agent)
-        # Other definitions delete every Velero object: what was watched is gone, and listed again.
-        kube_apiserver.apply_velero_crds(WITH_CANCEL, status_subresource=True)
-        scene.location("default")
-        back_up_and_restore(scene, agent)
-    assert (account.refused(), account.unused()) == (set(), set())
+    Deployed(scene, read_manifest("daemonset.yaml")).live(back_up_and_restore, proxy)
+
+
+def test_an_agent_for_backups_alone_does_with_the_rights_that_are_left(
+    scene: Scene, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    bare = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    documents = render(written(bare, tmp_path, "backup-only"))
+    Deployed(scene, documents).live(back_up, proxy)
 
 
 def test_gc_uses_every_right_of_its_account_and_is_refused_none(

@@ -125,6 +125,7 @@ _VALUES = {
     "metrics_address": ["0.0.0.0:8085", "[::1]:80"],
     "uploader_types": ["restic,kopia"],
     "other_uploader_types": ["ignore"],
+    "restores": ["serve"],
     "concurrency": ["4"],
     "cache_mib": ["2048"],
     "grace_seconds": ["2.5"],

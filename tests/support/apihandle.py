@@ -44,6 +44,8 @@ CLUSTER_WIDE = {
     "csidrivers": "/apis/storage.k8s.io/v1",
     "clusterroles": "/apis/rbac.authorization.k8s.io/v1",
     "clusterrolebindings": "/apis/rbac.authorization.k8s.io/v1",
+    "priorityclasses": "/apis/scheduling.k8s.io/v1",
+    "securitycontextconstraints": "/apis/security.openshift.io/v1",
 }
 
 
@@ -211,9 +213,11 @@ class ApiServer:
 
     def apply(self, document: Json) -> Json:
         """Apply a manifest's document on the server's side, where an unknown field is refused."""
-        plural = f"{document['kind'].lower()}s"
+        kind = document["kind"].lower()
+        plural = kind if kind in CLUSTER_WIDE else f"{kind}{'es' if kind.endswith('s') else 's'}"
         path = self.path(plural, document["metadata"]["name"])
-        version = path.split("/namespaces/")[0].split(f"/{plural}/")[0].split("/", 2)[2]
+        version = {**GROUPS, **CLUSTER_WIDE}[plural].split("/", 2)[2]
+        assert document["apiVersion"] == version or plural == "cronjobs"
         if plural in CLUSTER_WIDE:
             self._cleanup.append(path)
         done: Json = self._expect(

@@ -175,9 +175,7 @@ class KubeApiServer(ApiServer):
             for definition in velero_definitions(version)
         ]
         for plural in plurals:
-            self._wait(
-                lambda p=plural: self.request("GET", f"/apis/velero.io/v1/{p}").status == 200
-            )
+            self.served(f"/apis/velero.io/v1/{plural}")
         expected = {f"{p}/status" for p in WITH_STATUS if status_subresource} | set(plurals)
         self._wait(
             lambda: {r["name"] for r in self.get("/apis/velero.io/v1")["resources"]} == expected
@@ -191,6 +189,10 @@ class KubeApiServer(ApiServer):
                 served["subresources"] = {"status": {}}
         self._expect("POST", where, definition)
         return plural
+
+    def served(self, path: str) -> None:
+        """Wait until a kind that was just defined is served."""
+        self._wait(lambda: self.request("GET", path).status == 200)
 
     def _wait(self, condition: Any) -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from agent.config import ENVIRONMENT
 from tests.support.apihandle import Json
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -66,6 +67,17 @@ def capabilities(documents: Iterable[Json]) -> list[str]:
     """Return the capabilities that the DaemonSet's container keeps."""
     (container,) = pod_of(documents)["containers"]
     return list(container["securityContext"]["capabilities"]["add"])
+
+
+def agent_options(documents: Iterable[Json]) -> list[str]:
+    """Return as options what the DaemonSet's container is told by variables of ours."""
+    (container,) = pod_of(documents)["containers"]
+    told = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    return [
+        f"--{option.replace('_', '-')}={told[name]}"
+        for option, name in ENVIRONMENT.items()
+        if name.startswith("PODLIFT_") and name in told
+    ]
 
 
 def confined(given: Iterable[str]) -> tuple[str, ...]:
