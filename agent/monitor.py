@@ -6,8 +6,11 @@ never get called back: they read ``counters`` at their own pace. So no observer,
 or broken, can hold up a backup.
 """
 
+import contextlib
 import dataclasses
 import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from agent.errors import SourceError
 
@@ -41,11 +44,25 @@ class Counters:
     trees: int = 0  # directories that prune and check have looked at
     bytes_uploaded: int = 0  # everything that was sent to the storage and acknowledged
     bytes_read_back: int = 0  # of them, read again from the storage and compared
+    checkpoints: int = 0
+    retries_throttled: int = 0  # calls to the storage that were made again, by why
+    retries_unreachable: int = 0
+    retries_integrity: int = 0
+    retries_credentials: int = 0
+    throttled: int = 0  # calls that the storage refused because there were too many
+    throttled_milliseconds: int = 0  # waited for that, by all threads together
 
     @property
     def files(self) -> int:
         """Return how many files are finished."""
         return self.files_new + self.files_changed + self.files_unmodified
+
+
+class Count(Protocol):
+    """Adds to counters by name, as ``Monitor.add`` does."""
+
+    def __call__(self, **deltas: int) -> None:
+        """Add; called from any thread."""
 
 
 class Monitor:
@@ -56,6 +73,7 @@ class Monitor:
         self._counters = Counters()
         self._problems: list[SourceError] = []
         self._walked = False
+        self._lock_age: Callable[[], float] | None = None
 
     def add(self, **deltas: int) -> None:
         """Add to counters by name; unknown names raise ``AttributeError``."""
@@ -78,6 +96,21 @@ class Monitor:
     def walked(self) -> bool:
         """Tell whether ``bytes_total`` is final."""
         return self._walked
+
+    @contextlib.contextmanager
+    def holding(self, lock_age: Callable[[], float]) -> Iterator[None]:
+        """Say for a scope that the run holds a repository's lock, and how to ask for its age."""
+        self._lock_age = lock_age
+        try:
+            yield
+        finally:
+            self._lock_age = None
+
+    @property
+    def lock_age_seconds(self) -> float:
+        """Return how long ago the lock that the run holds was proven; 0 if it holds none."""
+        lock_age = self._lock_age
+        return lock_age() if lock_age is not None else 0.0
 
     @property
     def counters(self) -> Counters:

@@ -164,9 +164,10 @@ class Kube:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._call("PATCH", path, query, body, attempts=attempts)
 
-    async def create(self, path: str, body: Mapping[str, Any]) -> bytes:
-        """Create an object and return it; raises ``ApiError``."""
-        return await self._call("POST", path, {"fieldManager": FIELD_MANAGER}, body)
+    async def create(self, path: str, body: Mapping[str, Any], *, attempts: int = 0) -> bytes:
+        """Create an object and return it; raises ``ApiError``. ``attempts`` as in ``patch``."""
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("POST", path, query, body, attempts=attempts)
 
     async def list(self, path: str, query: Query | None = None) -> Page:
         """Return every object of a list, fetched in pages; raises ``ApiError``.

@@ -14,13 +14,14 @@ from collections.abc import Coroutine, Iterator, Sequence
 
 from agent.cluster import claim, patches
 from agent.cluster.ended import EndedTable
+from agent.cluster.event import Reason
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.pods import PodTable
 from agent.cluster.site import HERE, Site, Where
 from agent.cluster.work import Bench, Result, Work
 from agent.errors import ClusterError
-from agent.server import Metrics, OrderMetrics
+from agent.metrics import Metrics, OrderMetrics
 
 LOG = logging.getLogger(__name__)
 
@@ -61,10 +62,12 @@ class Controller:
         self._bench = bench
         self._policy = policy
         self._metrics = metrics
+        metrics.expect(Result)
         self.pods = PodTable(bench.us.node, bench.clock, self._pods_moved)
         self._known: dict[str, Order] = {}
         self._ended = EndedTable()
         self._counted: set[str] = set()
+        self._waiting: dict[str, OrderKind] = {}  # ready, and not claimed yet
         self._works: dict[str, Work] = {}
         self._worked = False
         self._writing: set[str] = set()
@@ -124,6 +127,7 @@ class Controller:
         self._alive.pop(uid, None)
         self._words.pop(uid, None)
         self._counted.discard(uid)
+        self._waits_no_more(uid)
         self.pods.forget(uid)
 
     def _forget(self, uid: str) -> None:
@@ -190,6 +194,7 @@ class Controller:
         return claim.decide(order, self._bench.us, self._policy, view)
 
     def _act(self, order: Order, tasks: asyncio.TaskGroup) -> None:
+        self._waits_no_more(order.uid)
         if order.uid in self._ended and not order.final:
             self._start(tasks, order, self._end_again(order), "end again")
             return
@@ -198,7 +203,7 @@ class Controller:
             self._begin(order, tasks)
         elif isinstance(decision, claim.FailAtOnce | claim.FailOrphan):
             end = patches.failed(decision.message)
-            self._start(tasks, order, self._settle(order, end, "refused"), "refuse")
+            self._start(tasks, order, self._settle(order, end, Result.REFUSED), "refuse")
         elif isinstance(decision, claim.CompleteOrphan):
             end = patches.restored_before(order)
             self._start(tasks, order, self._settle(order, end, Result.COMPLETED), "complete")
@@ -217,12 +222,18 @@ class Controller:
         """Start the work if there is room; what only tells its end takes none."""
         if order.uid not in self._counted:
             self._counted.add(order.uid)
-            self._counts(order).enqueued.inc()
+            self._metrics.enqueued(order.kind.noun)
+        self._waiting[order.uid] = order.kind
+        self._counts(order).waiting.inc()
         if sum(work.end is None for work in self._works.values()) < self._concurrency:
             work = self._works[order.uid] = Work(order, self._bench)
             tasks.create_task(self._work_on(work), name=f"work on {order.name}")
         else:
             self._word(order, "waits: for room (--concurrency, loadConcurrency)")
+
+    def _waits_no_more(self, uid: str) -> None:
+        if kind := self._waiting.pop(uid, None):
+            self._metrics.of[kind.noun].waiting.dec()
 
     def _leave(self, order: Order, reason: str) -> None:
         """Leave an object as it is; if it is this node's and has not ended, say why."""
@@ -272,15 +283,12 @@ class Controller:
         return self._metrics.of[order.kind.noun]
 
     async def _work_on(self, work: Work) -> None:
-        order, counts = work.order, self._counts(work.order)
-        counts.running.inc()
+        order = work.order
         try:
-            with self._guarded(order):
+            with self._metrics.at_work(order.kind.noun, work.monitor), self._guarded(order):
                 await self._worked_on(work)
         finally:
             work.abandon("its task has ended")  # whatever a bug has left running
-            self._metrics.count(order.kind.noun, work.monitor.counters)
-            counts.running.dec()
             self._works.pop(order.uid, None)
             self._worked = True
             self._wake.set()
@@ -289,26 +297,36 @@ class Controller:
         order, counts = work.order, self._counts(work.order)
         won = await work.claimed()
         self._metrics.claims.labels("won" if won else "lost").inc()
+        self._waits_no_more(order.uid)
         if not won:
             await self._read_again(order)
             return
         again = claim.standing(order) is claim.Standing.RUNNING
         LOG.info("%s: claimed%s", order.name, " again" if again else "")
         counts.dequeued.inc()
+        counts.resumed.inc(again)
         result = await work.run()
         counts.ended.labels(result.value).inc()
+        if result in (Result.COMPLETED, Result.PARTIAL):
+            self._metrics.completed(order.kind.noun, work.seconds)
         if result is Result.LOST:
             await self._read_again(order)
         elif result is not Result.LEFT:
             self._close(work.order, work.end)
 
-    async def _settle(self, order: Order, end: Final, result: str) -> None:
+    async def _settle(self, order: Order, end: Final, result: Result) -> None:
         if await self._bench.desk.settle(order, end):
             LOG.warning("%s: %s: %s", order.name, end.phase, end.message)
-            self._counts(order).ended.labels(result).inc()
+            self._told(order, end)
+            self._counts(order).ended.labels(result.value).inc()
             self._close(order, None)
         else:
             await self._read_again(order)
+
+    def _told(self, order: Order, end: Final) -> None:
+        failed = end.phase == "Failed"
+        reason = Reason.FAILED if failed else Reason.COMPLETED
+        self._bench.events.tell(order, reason, end.words, warning=failed)
 
     async def _release(self, order: Order) -> None:
         if await self._bench.desk.release(order):

@@ -13,11 +13,7 @@ from agent.cluster.locationkeys import Config, CustomerKey
 from agent.cluster.objects import BackupStorageLocation, KeyReference, LocationStatus
 from agent.cluster.paths import checked
 from agent.errors import ClusterError, UsageError
-from agent.storage.address import (
-    LocalAddress,
-    parse_repository,
-    same_place,
-)
+from agent.storage.address import LocalAddress, parse_repository, same_place
 from agent.storage.checksums import Checksum
 from agent.storage.keeping import Keeping
 from agent.storage.settings import S3Settings

@@ -151,13 +151,17 @@ class Config:
         return text
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what an operator should know of keys that have no effect."""
+        """Return what an operator should know: of keys without effect, and of a key that is exposed."""
         remarks = []
         if unknown := sorted(self.values.keys() - set(KEYS)):
             remarks.append(f"sets {', '.join(unknown)}, which podlift does not know: no effect")
         if self.values.get("signatureVersion", "") not in ("", "4"):
             remarks.append(
                 "sets a signatureVersion: podlift makes no download URLs, and signs by 4"
+            )
+        if self.customer_key() is not None and self.flag("insecureSkipTLSVerify"):
+            remarks.append(
+                "skips TLS verification, so its customer key goes to whoever answers: add caCert instead"
             )
         return tuple(remarks)
 

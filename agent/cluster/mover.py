@@ -46,7 +46,8 @@ def move(
     """
     require_volume(str(assignment.volume_path))  # else a repository is made for nothing
     budgets = means.budgets
-    with contextlib.closing(open_s3(assignment.storage, rates=budgets.rates)) as storage:
+    opened = open_s3(assignment.storage, rates=budgets.rates, count=monitor.add)
+    with contextlib.closing(opened) as storage:
         repository = open_or_create(storage, assignment.password, cache=means.cache, cancel=cancel)
         request = Request(
             path=str(assignment.volume_path),

@@ -34,6 +34,13 @@ class Final:
     path: str = ""
     size_bytes: int | None = None
 
+    @property
+    def words(self) -> str:
+        """Return how it ended in words, for people."""
+        made = f"snapshot {self.snapshot_id}" if self.snapshot_id else ""
+        size = "" if self.size_bytes is None else f"{self.size_bytes} bytes"
+        return "; ".join(filter(None, (made, size, self.message)))
+
 
 def completed(snapshot_id: str, size_bytes: int, path: str, message: str = "") -> Final:
     """Describe a snapshot that can be restored; ``message`` tells of partial problems."""

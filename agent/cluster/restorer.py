@@ -36,10 +36,8 @@ def give_back(
     """
     path = assignment.volume_path
     budgets = means.budgets
-    with (
-        Handover.open(path, cancel) as handover,
-        contextlib.closing(open_s3(assignment.storage, rates=budgets.rates)) as storage,
-    ):
+    opened = open_s3(assignment.storage, rates=budgets.rates, count=monitor.add)
+    with contextlib.closing(opened) as storage, Handover.open(path, cancel) as handover:
         if assignment.resumed and handover.finished(assignment.done_name):
             return Outcome(size_bytes=assignment.reported_bytes, message=RESTORED_BEFORE)
         try:
@@ -50,7 +48,7 @@ def give_back(
             raise ClusterError(
                 f"{error}. Perhaps the snapshot is of another format: {assignment.elsewhere}"
             ) from error
-        with _lock(repository, assignment, cancel, means.lock_wait_seconds):
+        with _lock(repository, assignment, monitor, cancel, means.lock_wait_seconds):
             snapshot = _snapshot(repository, assignment, cancel)
             request = RestoreRequest(snapshot.tree, path, budgets=budgets)
             restore(repository.reading(cancel), request, monitor, cancel)
@@ -67,7 +65,11 @@ def give_back(
 
 @contextlib.contextmanager
 def _lock(
-    repository: Repository, assignment: RestoreAssignment, cancel: CancelToken, wait_seconds: float
+    repository: Repository,
+    assignment: RestoreAssignment,
+    monitor: Monitor,
+    cancel: CancelToken,
+    wait_seconds: float,
 ) -> Iterator[None]:
     """Keep a prune away for a scope, as far as the location lets us."""
     if assignment.read_only:
@@ -80,7 +82,8 @@ def _lock(
         )
         yield
         return
-    with repository.locked(exclusive=False, wait_seconds=wait_seconds, cancel=cancel):
+    waiting = repository.locked(exclusive=False, wait_seconds=wait_seconds, cancel=cancel)
+    with waiting as lock, monitor.holding(lock.age_seconds):
         yield
 
 

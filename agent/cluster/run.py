@@ -24,6 +24,7 @@ from agent.cluster.assignment import Movers
 from agent.cluster.client import Kube
 from agent.cluster.controller import Controller, KindSink
 from agent.cluster.credentials import credentials
+from agent.cluster.events import CLOSING_SECONDS, Events
 from agent.cluster.order import OrderKind, Owner, parse
 from agent.cluster.pods import parse_pod
 from agent.cluster.preparation import Preparation, pod_alive
@@ -36,7 +37,8 @@ from agent.cluster.watch import Collection, Watcher
 from agent.cluster.work import Bench
 from agent.config import AgentSettings
 from agent.errors import ApiError
-from agent.server import Metrics, serve
+from agent.metrics import Metrics
+from agent.server import serve
 
 LOG = logging.getLogger(__name__)
 
@@ -93,11 +95,13 @@ class Agent:
         self.port = 0
         """Where metrics are served, once they are."""
         self._registry = CollectorRegistry()
-        metrics, us, clock = Metrics(self._registry), _owner(settings), Clock()
+        metrics, us, clock = Metrics(self._registry, settings.node_name), _owner(settings), Clock()
         self._shutdown = Shutdown(clock, settings.grace_seconds)
+        self._events = Events(kube, us, clock)
         preparation = Preparation(kube, settings, PrivateFiles(private))
         bench = Bench(
             desk=StatusDesk(kube, settings.namespace, us, subresources, clock),
+            events=self._events,
             us=us,
             prepare=preparation.assignment,
             refresh=preparation.refresh,
@@ -111,13 +115,17 @@ class Agent:
         )
         policy = claim.Policy(settings.uploader_types, settings.other_uploader_types)
         self._controller = Controller(bench, policy, settings.concurrency, metrics)
+        self._follow(kube, metrics)
+
+    def _follow(self, kube: Kube, metrics: Metrics) -> None:
         self._watchers = self._followed(kube)
-        self._tuning = Tuning(
-            kube, settings.node_name, settings.concurrency, self._controller.allow
-        )
+        otherwise = self._settings.concurrency
+        node = self._settings.node_name
+        self._tuning = Tuning(kube, node, otherwise, self._controller.allow)
         self._tuned_by = self._config_map_watcher(kube)
         for resource, watcher in {**self._watchers, "configmaps": self._tuned_by}.items():
             metrics.follow_watch(resource, watcher.counts)
+        metrics.follow_ready(self._not_ready)
 
     def _followed(self, kube: Kube) -> dict[str, Watcher[Any]]:
         """Return the watches that readiness depends on, by what they follow."""
@@ -157,6 +165,7 @@ class Agent:
             following = [*self._watchers.values(), self._tuned_by]
             watching = [tasks.create_task(each.run()) for each in following]
             watching.append(tasks.create_task(self._tuning.run()))
+            watching.append(tasks.create_task(self._events.run()))
             working = tasks.create_task(self._controller.run())
             await stop.wait()
             LOG.info("stopping: what runs is left to the next agent, backups with a checkpoint")
@@ -165,6 +174,7 @@ class Agent:
             if late:
                 LOG.error("the grace time is over before every final state was stored")
                 working.cancel()
+            await self._events.close(self._shutdown.left(CLOSING_SECONDS))
             for each in watching:
                 each.cancel()
 

@@ -41,6 +41,12 @@ class Shutdown:
         """Return the end of the grace time on the monotonic clock, or None."""
         return None if self._asked_at is None else self._asked_at + self._grace_seconds
 
+    def left(self, most_seconds: float) -> float:
+        """Return what is left of the grace time, ``most_seconds`` at most."""
+        deadline = self.deadline()
+        left = most_seconds if deadline is None else deadline - self._clock.monotonic()
+        return max(0.0, min(most_seconds, left))
+
     @property
     def over(self) -> bool:
         """Tell whether the grace time does not suffice for another try."""

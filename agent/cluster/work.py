@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from agent.cancel import CancelToken
 from agent.cluster import claim, patches
 from agent.cluster.assignment import Assignment, BackupAssignment, Movers, Outcome
+from agent.cluster.event import Reason
+from agent.cluster.events import Events
 from agent.cluster.order import Order, OrderKind, Owner
 from agent.cluster.patches import Final
 from agent.cluster.progress import LEAST_SECONDS, ProgressRule
@@ -50,6 +52,16 @@ class Result(enum.StrEnum):
     CANCELED = "canceled"
     LOST = "lost"  # the claim went to somebody else, or the object is gone
     LEFT = "left"  # to the next agent, by one that was stopped
+    REFUSED = "refused"  # nothing was done: it cannot be served, or was given up
+
+
+REASONS = {
+    Result.COMPLETED: Reason.COMPLETED,
+    Result.PARTIAL: Reason.COMPLETED,
+    Result.FAILED: Reason.FAILED,
+    Result.CANCELED: Reason.CANCELED,
+}
+"""What is told of an end that was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class Bench:
     """
 
     desk: StatusDesk
+    events: Events
     us: Owner
     prepare: Callable[[Order], Awaitable[Assignment]]
     refresh: Callable[[Assignment], Awaitable[None]]
@@ -96,6 +109,11 @@ class Work:
         return self._order
 
     @property
+    def seconds(self) -> float:
+        """Return how long ago the work began."""
+        return self._bench.clock.monotonic() - self._began
+
+    @property
     def end(self) -> Final | None:
         """Return how it ended, which may not be stored yet; None while it is at work."""
         return self._end
@@ -117,6 +135,8 @@ class Work:
         view = claim.View(held=True, site=site)
         decision = claim.decide(order, self._bench.us, claim.Policy(), view)
         if isinstance(decision, claim.Cancel):
+            if not self._token.canceled:
+                self._tell(Reason.CANCELING, decision.reason)
             self.stop(decision.reason)
         elif isinstance(decision, claim.Abandon):
             self.abandon(decision.reason)
@@ -134,6 +154,7 @@ class Work:
             return Result.LOST
         if self._leaving and result is Result.CANCELED:
             LOG.info("%s: left in progress for the next agent", self._order.name)
+            self._tell(Reason.STOPPED, self._token.reason)
             return Result.LEFT
         self._end = end
         stored = await self._bench.desk.finish(self._order, end, self._bench.shutdown)
@@ -141,7 +162,13 @@ class Work:
             LOG.error("%s: its end is left for the next agent to tell", self._order.name)
             return Result.LEFT
         LOG.info("%s: %s %s %s", self._order.name, end.phase, end.snapshot_id, end.message)
-        return result if stored else Result.LOST
+        if not stored:
+            return Result.LOST
+        self._tell(REASONS[result], end.words, warning=result in (Result.PARTIAL, Result.FAILED))
+        return result
+
+    def _tell(self, reason: Reason, message: str, *, warning: bool = False) -> None:
+        self._bench.events.tell(self._order, reason, message, warning=warning)
 
     async def claimed(self) -> bool:
         """Try to claim the object; raises ``ClusterError``."""
@@ -227,6 +254,12 @@ class Work:
     async def _move(self, assignment: Assignment) -> Outcome:
         running = _in_thread(self._bench.movers, assignment, self.monitor, self._token)
         self._moving = True
+        again = " again, where an earlier agent has left it" if self._order.resumed else ""
+        self._tell(
+            Reason.STARTED,
+            f"{self._order.kind.noun} of volume {self._order.volume} of "
+            f"{self._order.pod} begins{again}",
+        )
         async with asyncio.TaskGroup() as tasks:
             telling = tasks.create_task(self._accompany(assignment))
             in_time = await self._ended(running)
@@ -268,8 +301,7 @@ class Work:
 
     def _end_if_late(self) -> None:
         seconds = self._bench.deadline_seconds
-        spent = self._bench.clock.monotonic() - self._began
-        if spent > seconds and not self._token.canceled:
+        if self.seconds > seconds and not self._token.canceled:
             self._late = True
             self._token.cancel(
                 f"not done within {seconds:g} seconds (--deadline-seconds); what is stored already"
@@ -288,6 +320,7 @@ class Work:
         report = rule.due(now, counters.bytes_total, counters.bytes_done)
         if report is None:
             return
+        self._bench.events.progress(self._order, report.total_bytes, report.done_bytes)
         try:
             seen = await self._bench.desk.progress(
                 self._order, report.total_bytes, report.done_bytes

@@ -209,7 +209,7 @@ class HeldLock:
         """
         if not self._settled:
             self.settle()
-        if not self._lost and self._age() > LOST_AFTER_SECONDS:
+        if not self._lost and self.age_seconds() > LOST_AFTER_SECONDS:
             self._lost = "it could not be refreshed for 22.5 minutes"
         if self._lost:
             raise LockLost(
@@ -228,10 +228,11 @@ class HeldLock:
     def prove(self) -> None:
         """Refresh the lock unless it is young; raises ``LockLost`` and the storage's errors."""
         self.check()
-        if self._age() > YOUNG_SECONDS:
+        if self.age_seconds() > YOUNG_SECONDS:
             self.refresh()
 
-    def _age(self) -> float:
+    def age_seconds(self) -> float:
+        """Return how long ago the lock was known to stand."""
         return self._clock.running_seconds() - self._proven_at
 
     def _remove_all(self) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TypedDict, Unpack
 
 from agent.budget import Rates
+from agent.monitor import Count
 from agent.storage.address import LocalAddress, S3Address
 from agent.storage.checksums import Checksum
 from agent.storage.contract import Storage
@@ -45,9 +46,12 @@ def open_storage(
 
 
 def open_s3(
-    settings: S3Settings, policy: RetryPolicy | None = None, rates: Rates | None = None
+    settings: S3Settings,
+    policy: RetryPolicy | None = None,
+    rates: Rates | None = None,
+    count: Count | None = None,
 ) -> Storage:
-    """Return the S3 storage of ``settings`` behind the retry wrapper."""
+    """Return the S3 storage of ``settings`` behind the retry wrapper, which counts by ``count``."""
     from agent.storage.s3 import S3Storage  # botocore takes a third of a local run's start-up
 
-    return Retrying(S3Storage(settings, rates), policy)
+    return Retrying(S3Storage(settings, rates), policy, count=count)

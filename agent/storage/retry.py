@@ -24,12 +24,21 @@ from agent.errors import (
     Throttled,
     Unreachable,
 )
+from agent.monitor import Count, Monitor
 from agent.storage.clock import Clock, SystemClock
 from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Storage
 from agent.storage.throttle import Throttle
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+_COUNTED = (
+    (CredentialsExpired, "retries_credentials"),
+    (Throttled, "retries_throttled"),
+    (IntegrityRefused, "retries_integrity"),
+    (Unreachable, "retries_unreachable"),
+)
+"""As what a repeated call is counted, by why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +73,9 @@ class Retrying:
         *,
         clock: Clock | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        count: Count | None = None,
     ) -> None:
+        """Count refusals, retries and waits by ``count``."""
         self._storage = storage
         self._policy = policy or RetryPolicy()
         self._clock = clock or SystemClock()
@@ -75,6 +86,7 @@ class Retrying:
             self._clock,
             uniform,
         )
+        self._count: Count = count or Monitor().add
         self._answered = False
 
     @property
@@ -153,7 +165,9 @@ class Retrying:
         attempt = renewals = 0
         while True:
             try:
-                with self._throttle.passing(cancel):
+                with self._throttle.passing(cancel) as waited_seconds:
+                    if milliseconds := int(waited_seconds * 1000):
+                        self._count(throttled_milliseconds=milliseconds)
                     result = call()
                 self._answered = True
                 return result
@@ -166,6 +180,7 @@ class Retrying:
                 self._storage.renew()
                 renewals += 1
             except Throttled as error:  # the pause is made at the gate, by everybody
+                self._count(throttled=1)
                 pause = max(self._throttle.seconds_left(), error.retry_after_seconds or 0.0)
                 if self._clock.now() + pause > end:
                     raise
@@ -192,6 +207,7 @@ class Retrying:
         return self._uniform(0.0, min(self._policy.longest_seconds, doubled))
 
     def _report(self, operation: str, key: str, error: StorageError, pause: float) -> None:
+        self._count(**{next(field for kind, field in _COUNTED if isinstance(error, kind)): 1})
         _log.warning(
             "%s %s: trying again in %.1f s after %s: %s",
             operation, key or "(all)", pause, type(error).__name__, error,

@@ -202,8 +202,8 @@ class S3Storage:
             cancel.check()  # a line that was cut looks like one that broke
             if isinstance(error, boto.ClientError):
                 self._clock.learn(error, self._place)
-            by_key = " by the location's customer key" if self._reading else ""
-            refuse(error, f"{what} {self._place}{by_key}", key, worked=self._worked)
+            key_in_use = " (with a customer key)" if self._reading else ""
+            refuse(error, f"{what} {self._place}{key_in_use}", key, worked=self._worked)
         self._worked = True
 
     def _client(self) -> "S3Client":

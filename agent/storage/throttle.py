@@ -49,14 +49,15 @@ class Throttle:
         self._refusals = 0  # since the last success
 
     @contextlib.contextmanager
-    def passing(self, cancel: CancelToken) -> Iterator[None]:
+    def passing(self, cancel: CancelToken) -> Iterator[float]:
         """Wait to be let through; the scope is the call, whose outcome is noted.
 
-        Raises ``Canceled`` while it waits.
+        Yields the seconds that it waited. Raises ``Canceled`` while it waits.
         """
+        came = self._clock.now()
         round = self._enter(cancel)
         try:
-            yield
+            yield self._clock.now() - came
         except Throttled as error:
             with self._changed:
                 self._refused(round, error.retry_after_seconds)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from agent.cancel import CancelToken
 from agent.errors import PodliftError
+from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget
 from agent.repository.snapshot import CHECKPOINT_TAG, CHECKPOINT_TIME_NS, Snapshot
 
@@ -33,10 +34,15 @@ class Checkpoints:
     """
 
     def __init__(
-        self, target: BackupTarget, described: Callable[[bytes], Snapshot], cancel: CancelToken
+        self,
+        target: BackupTarget,
+        described: Callable[[bytes], Snapshot],
+        monitor: Monitor,
+        cancel: CancelToken,
     ) -> None:
         self._target = target
         self._described = described
+        self._monitor = monitor
         self._cancel = cancel
         self._made: list[str] = []
         self._over = threading.Event()
@@ -66,6 +72,7 @@ class Checkpoints:
         began = time.monotonic()
         try:
             self._save(partial())
+            self._monitor.add(checkpoints=1)
             log.info("made a checkpoint in %.1f s", time.monotonic() - began)
         except PodliftError as error:
             log.warning("no checkpoint was made: %s", error)

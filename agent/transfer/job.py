@@ -84,6 +84,7 @@ def run_backup(
         repository.locked(
             exclusive=False, wait_seconds=request.lock_wait_seconds, cancel=cancel, begun=True
         ) as lock,
+        monitor.holding(lock.age_seconds),
     ):
         # snapshots before the index: what they name is then in the index that is read next
         snapshots = _snapshots(repository, cancel)
@@ -96,7 +97,7 @@ def run_backup(
                 summary = summary_of(monitor.counters, started_ns)
                 return _snapshot(request, parent, tree, summary)
 
-            checkpoints = Checkpoints(writer, described, cancel)
+            checkpoints = Checkpoints(writer, described, monitor, cancel)
             tree = back_up(source, writer, monitor, cancel, checkpoints)
             snapshot_id = writer.finish(described(tree))
             checkpoints.remove(_superfluous(request, snapshots, started_ns))

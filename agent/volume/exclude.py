@@ -2,13 +2,18 @@
 
 - A pattern without a slash matches a name anywhere: ``*.log``, ``node_modules``.
 - A pattern with a slash matches consecutive names anywhere: ``cache/tmp``; with a leading
-  slash only from the root: ``/cache/tmp``.
+  slash only from the root: ``/cache/tmp``. ``cache/*`` is what lies in it, not the directory.
 - A trailing slash restricts it to directories.
 - ``*`` and ``?`` stay within a name, ``**`` as a whole name spans any number of them,
   ``[a-z]`` and ``[!a-z]`` are classes, a backslash takes the next character literally.
 - What lies below an excluded directory is excluded.
 
 Names need not be UTF-8: a byte that does not decode counts as one character.
+
+Both patterns and names may be somebody's who means harm, so no pattern takes longer than its length
+times the path's. What stands between two stars has a fixed length, and what stands between two ``**``
+a fixed number of names: where it matches first is as good as anywhere later, since more is left for the
+rest. So each such part is tried from left to right and, once it matches, never again (an atomic group).
 """
 
 import re
@@ -51,9 +56,8 @@ def _translate(pattern: str) -> str:
     parts = [part for part in body.split("/") if part]
     if any(part in (".", "..") for part in parts):
         raise _bad(pattern, "holds . or .., which no path in a volume does; leave them out")
-    start = "" if pattern.startswith("/") else "(?:.*/)?"
     end = "/.*" if pattern.endswith("/") and not pattern.endswith("\\/") else "(?:/.*)?"
-    regex = start + _join(parts, pattern) + end
+    regex = _join(parts, pattern, anywhere=not pattern.startswith("/")) + end
     try:
         re.compile(regex)
     except re.error as error:
@@ -61,41 +65,61 @@ def _translate(pattern: str) -> str:
     return regex
 
 
-def _join(parts: list[str], pattern: str) -> str:
-    """Return the regular expression of names joined by slashes; ``**`` may be no name at all."""
-    out = ""
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if part == "**":
-            if index and parts[index - 1] == "**":
-                continue
-            out += "[^/].*" if last else "(?:[^/]+/)*"
-        else:
-            out += _name(part, pattern) + ("" if last else "/")
-    return out
+def _join(parts: list[str], pattern: str, *, anywhere: bool) -> str:
+    """Return the regular expression of names joined by slashes; ``**`` may be no name at all.
+
+    It ends where a name does; ``anywhere`` lets it begin at any name.
+    """
+    out, names, floating = "", [], anywhere
+    for part in parts:
+        if part != "**":
+            names.append(_name(part, pattern))
+            continue
+        if names:
+            out += _run(names, floating=floating) + "/"
+        names, floating = [], True
+    if names:
+        return out + _run(names, floating=floating)
+    return out + "[^/].*"
+
+
+def _run(names: list[str], *, floating: bool) -> str:
+    """Return the regular expression of names that follow each other, from the earliest place or here."""
+    run = "/".join(names)
+    return f"(?>(?:[^/]++/)*?{run})" if floating else run
 
 
 def _name(part: str, pattern: str) -> str:
-    out = ""
+    """Return the regular expression of one whole name, which matches it in one way only."""
+    first, *rest = _fixed(part, pattern)
+    out = first or "(?=[^/])"  # a name is never empty: x/* is not x
+    if rest:
+        out += "".join(f"(?>[^/]*?{fixed})" for fixed in rest[:-1] if fixed)
+        out += "[^/]*" + rest[-1]
+    return f"(?>{out}(?=/|\\Z))"
+
+
+def _fixed(part: str, pattern: str) -> list[str]:
+    """Return the regular expressions of what stands between the stars: of fixed length each."""
+    out = [""]
     position = 0
     while position < len(part):
         char = part[position]
         position += 1
         if char == "*":
-            if not out.endswith("[^/]*"):
-                out += "[^/]*"
+            out.append("")
         elif char == "?":
-            out += "[^/]"
+            out[-1] += "[^/]"
         elif char == "[":
             source, position = _class(part, position, pattern)
-            out += source
+            out[-1] += source
         elif char == "\\":
             if position == len(part):
                 raise _bad(pattern, "ends a name in a backslash; write two for a literal one")
-            out += re.escape(part[position])
+            out[-1] += re.escape(part[position])
             position += 1
         else:
-            out += re.escape(char)
+            out[-1] += re.escape(char)
     return out
 
 

@@ -165,6 +165,48 @@ class TestEvents:
         found = causes(api_server, "events", event(**{field: None}))
         assert field in found
 
+    def test_are_one_object_in_both_groups(self, api_server: ApiServer) -> None:
+        folder = f"/api/v1/namespaces/{api_server.namespace}/events"
+        about = {"kind": "Pod", "namespace": api_server.namespace, "name": "web", "uid": "u"}
+        made = {
+            "metadata": {"name": "old"}, "involvedObject": about, "reason": "Began", "message": "one",
+            "type": "Normal", "source": {"component": "c", "host": "h"}, "reportingComponent": "c",
+            "reportingInstance": "i", "firstTimestamp": "2026-01-02T03:04:05Z", "count": 1,
+        }  # fmt: skip
+        with api_server.watch(api_server.path("events"), resourceVersion="0") as watch:
+            api_server.create(folder, made)
+            api_server.patch(f"{folder}/old", {"message": "two", "count": 2})
+            added, changed = watch.events(2)
+        assert (added["type"], added["object"]["note"]) == ("ADDED", "one")
+        assert (changed["type"], changed["object"]["deprecatedCount"]) == ("MODIFIED", 2)
+        new = api_server.get(api_server.path("events", "old"))
+        assert (new["regarding"]["name"], new["note"]) == ("web", "two")
+        assert new["deprecatedSource"] == {"component": "c", "host": "h"}
+        api_server.patch(api_server.path("events", "old"), {"metadata": {"labels": {"a": "b"}}})
+        selector = "involvedObject.uid=u,involvedObject.kind=Pod,reason=Began"
+        (found,) = api_server.list(folder, fieldSelector=selector)["items"]
+        assert found["metadata"]["labels"] == {"a": "b"}
+        assert api_server.list(folder, fieldSelector="involvedObject.uid=v")["items"] == []
+        api_server.delete(api_server.path("events", "old"))
+        assert api_server.request("GET", f"{folder}/old").status == 404
+
+    @pytest.mark.parametrize("namespace", ["", "another"])
+    def test_lie_where_what_they_are_about_does(
+        self, api_server: ApiServer, namespace: str
+    ) -> None:
+        folder = f"/api/v1/namespaces/{api_server.namespace}/events"
+        about = {"kind": "Pod", "name": "web", "namespace": namespace}
+        made = {"metadata": {"name": "old"}, "involvedObject": about}
+        answer = api_server.request("POST", folder, made)
+        assert answer.status == 422
+        assert answer.json["details"]["causes"] == [
+            {
+                "reason": "FieldValueInvalid",
+                "message": f'Invalid value: "{namespace}": does not match event.namespace',
+                "field": "involvedObject.namespace",
+            }
+        ]
+
     def test_need_a_qualified_name_for_their_controller(self, api_server: ApiServer) -> None:
         found = causes(api_server, "events", event(reportingController="not/quite/right"))
         assert list(found) == ["reportingController"]

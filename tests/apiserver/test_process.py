@@ -1,7 +1,5 @@
 """The stand-in as a process of its own, and kubectl as its client."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +13,7 @@ from agent.demo.apiserver import Standin
 from agent.demo.apiserver.__main__ import main
 from agent.errors import ClusterError
 from tests.support.apiservers import StandinServer
-from tests.support.requirements import missing
+from tests.support.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,32 +55,6 @@ def test_says_what_to_do_about_a_port_that_is_taken(
         with pytest.raises(ClusterError, match="give it another one"):
             Standin(tmp_path, port).start()
     assert "give another --port" in capsys.readouterr().err
-
-
-class Kubectl:
-    def __init__(self, server: StandinServer, home: Path) -> None:
-        found = shutil.which("kubectl")
-        if found is None:
-            missing("kubectl", "apt-get install kubernetes-client")
-        self._command = [found, "--kubeconfig", str(server.kubeconfig), "-n", server.namespace]
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(home)}
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*self._command, *args], env=self._env, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, *args: str, text: str = "") -> str:
-        done = subprocess.run(
-            [*self._command, *args],
-            env=self._env,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 BACKUP = """

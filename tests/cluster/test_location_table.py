@@ -258,7 +258,9 @@ async def customer_key_secret(wire: Wire) -> None:
     wire.secrets["sse"] = {"customer-key": KEY, "other": OTHER_KEY}
     await customer_key(wire, config)
     other = await wire.open({"customerKeyEncryptionSecret": "sse/other"})
-    with pytest.raises(AccessDenied, match="by the location's customer key") as caught:
+    with pytest.raises(
+        AccessDenied, match=r"\(with a customer key\): the service answered AccessDenied"
+    ) as caught:
         other.get("x")
     for secret in (OTHER_KEY, base64.b64encode(OTHER_KEY)):
         assert secret.decode() not in f"{caught.value} {caught.value.__cause__} {other._settings}"
@@ -266,6 +268,9 @@ async def customer_key_secret(wire: Wire) -> None:
     with pytest.raises(ClusterError, match="must hold 32 bytes") as refused:
         await wire.open(config)
     assert KEY.decode() not in str(refused.value)
+    wire.secrets["sse"] = {"customer-key": KEY}
+    (remark,) = (await wire.place(config | {"insecureSkipTLSVerify": "true"}))[0].remarks
+    assert remark.endswith("its customer key goes to whoever answers: add caCert instead")
     for wrong in ("sse", "sse/", "/customer-key", "velero/sse/customer-key"):
         with pytest.raises(ClusterError, match="is not NAME/KEY of a Secret"):
             await wire.open({"customerKeyEncryptionSecret": wrong})

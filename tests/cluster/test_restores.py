@@ -117,7 +117,7 @@ async def test_a_restore_is_completed_with_every_field(
     assert "podlift_fetched_bytes_total 4096.0" in metrics
     assert "podlift_read_bytes_total 0.0" in metrics
     assert 'podlift_lists_total{resource="pods"} 1.0' in metrics
-    assert 'podlift_backups_total{result="completed"}' not in metrics
+    assert 'podlift_backups_total{result="completed"} 0.0' in metrics
 
 
 async def test_problems_are_named_and_the_restore_completes(

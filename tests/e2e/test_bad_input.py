@@ -17,6 +17,7 @@ import pytest
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Assignment, BackupAssignment, Movers
+from agent.cluster.events import Events
 from agent.cluster.mover import Means, move
 from agent.cluster.order import Order, Owner
 from agent.cluster.patches import Final
@@ -314,6 +315,7 @@ async def test_a_bug_before_the_first_byte_fails_its_own_backup_only() -> None:
     desk, clock = _Desk(), Clock()
     bench = Bench(
         desk=cast(StatusDesk, desk),
+        events=Events(cast(Any, None), Owner(), clock),
         us=Owner(),
         prepare=broken,
         refresh=cast(Any, None),

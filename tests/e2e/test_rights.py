@@ -116,8 +116,15 @@ def follow_load_concurrency(scene: Scene, agent: Agent) -> None:
 def cancel(scene: Scene, agent: Agent, where: Volume) -> None:
     name = scene.backup(where, repoIdentifier=scene.identifier_of(STUCK))
     scene.under_way(name, agent)
+    until(lambda: told_again(scene, name), "an Event that is counted up", alive=agent)
     scene.server.patch(scene.path_of(name), {"spec": {"cancel": True}})
     assert scene.ended(name, agent)["message"] == "canceled: spec.cancel was set"
+
+
+def told_again(scene: Scene, name: str) -> bool:
+    """Tell whether progress was said twice, which takes ten seconds."""
+    events = scene.server.list(scene.server.path("events"))["items"]
+    return any(e["regarding"]["name"] == name and e["deprecatedCount"] > 1 for e in events)
 
 
 def release(scene: Scene, name: str) -> None:

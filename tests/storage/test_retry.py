@@ -18,6 +18,7 @@ from agent.errors import (
     Throttled,
     Unreachable,
 )
+from agent.monitor import Monitor
 from agent.storage.contract import Listed, Page
 from agent.storage.faults import Fault, Faulty, Operation, failing
 from agent.storage.memory import MemoryStorage
@@ -180,6 +181,23 @@ def test_the_stores_own_wish_wins_unless_it_exceeds_the_budget(
         storage.get("x")
     assert caught.value.retry_after_seconds == 2000
     assert clock.pauses == [3]
+
+
+def test_refusals_waits_and_retries_are_counted_by_their_reason(
+    memory: MemoryStorage, clock: VirtualClock
+) -> None:
+    once = [Throttled("slow", retry_after_seconds=3), Unreachable("reset"), IntegrityRefused("bit")]
+    faults = [Fault("get", failing(error), nth=n) for n, error in enumerate(once, 1)]
+    monitor = Monitor()
+    storage = Retrying(Faulty(memory, *faults), clock=clock, uniform=longest, count=monitor.add)
+    assert storage.get("x") == b"0123456789"
+    counted = monitor.counters
+    assert (counted.throttled, counted.throttled_milliseconds) == (1, 3000)
+    assert (counted.retries_throttled, counted.retries_unreachable) == (1, 1)
+    assert (counted.retries_integrity, counted.retries_credentials) == (1, 0)
+    renewable = RenewableStorage(good_after=2)
+    Retrying(renewable, clock=clock, count=monitor.add).get("x")
+    assert monitor.counters.retries_credentials == 2
 
 
 class RenewableStorage(MemoryStorage):

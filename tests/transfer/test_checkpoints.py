@@ -86,6 +86,7 @@ def test_a_run_that_winds_down_leaves_what_it_has_done_to_the_next(
 ) -> None:
     interrupt(bench, monkeypatch, owner, name, nth)
     (left,) = checkpoints(bench)
+    assert bench.counters.checkpoints == 1
     assert list(check(bench.repository(), read_data=True)) == []
     done = bench.content(left)
     everything = all_content(bench.volume)

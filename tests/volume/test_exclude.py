@@ -1,7 +1,10 @@
 """Exclude patterns: what they take, what they leave, and which are refused."""
 
+import fnmatch
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import UsageError
@@ -84,6 +87,71 @@ def test_any_of_several_patterns_is_enough_and_none_excludes_nothing() -> None:
 def test_a_bad_pattern_is_refused_by_name(pattern: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Exclude(["fine", pattern])
+
+
+def plain_names(pattern: list[str], path: list[str]) -> bool:
+    """Tell whether names match a pattern's from the first on; what is below a match matches."""
+    if not pattern:
+        return True
+    if pattern == ["**"]:
+        return bool(path)
+    if pattern[0] == "**":
+        return plain_names(pattern[1:], path) or (bool(path) and plain_names(pattern, path[1:]))
+    if not path or not fnmatch.fnmatchcase(path[0], pattern[0]):
+        return False
+    return plain_names(pattern[1:], path[1:])
+
+
+def plainly(pattern: str, path: str, is_directory: bool) -> bool:
+    """The same without a regular expression for the whole, for patterns without brackets."""
+    names, parts = path.split("/"), pattern.strip("/").split("/")
+    starts = range(1 if pattern.startswith("/") else len(names))
+    ends = range(len(names), 0, -1)
+    if pattern.endswith("/"):  # a directory: the path itself, or something above it
+        ends = range(len(names) - (not is_directory), 0, -1)
+    return any(plain_names(parts, names[start:end]) for start in starts for end in ends)
+
+
+_part = st.text("ab*?", min_size=1, max_size=6) | st.just("**")
+_pattern = st.builds(
+    lambda first, parts, last: first + "/".join(parts) + last,
+    st.sampled_from(["", "/"]), st.lists(_part, min_size=1, max_size=5), st.sampled_from(["", "/"]),
+)  # fmt: skip
+_path = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=6).map("/".join)
+
+
+@settings(max_examples=600)
+@given(_pattern, _path, st.booleans())
+def test_a_pattern_takes_what_a_plain_comparison_does(
+    pattern: str, path: str, is_directory: bool
+) -> None:
+    names = [re.sub(r"\*+", "*", part) if part != "**" else part for part in pattern.split("/")]
+    wanted = plainly("/".join(names), path, is_directory)
+    assert Exclude([pattern]).matches(path.encode(), is_directory) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 100 + "*b", "a" * 255),
+        ("*?" * 100 + "b", "a" * 255),
+        ("*[ab]" * 100 + "c", "a" * 255),
+        ("**/a/" * 100 + "b", "a/" * 5000 + "a"),
+        ("**/a*/*a/" * 50 + "**/b/", "aa/" * 3000 + "a"),
+        ("/**/*a*a*a/**/*a*a*b", ("a" * 255 + "/") * 60 + "a"),
+        ("a/" * 100 + "b", "a/" * 5000 + "a"),
+    ],
+)
+def test_no_pattern_takes_for_ever(pattern: str, path: str) -> None:
+    """Each of these would take longer than the world is old if it were tried in every way."""
+    assert not Exclude([pattern] * 10).matches(path.encode(), False)
+
+
+def test_what_lies_in_a_directory_is_not_the_directory() -> None:
+    exclude = Exclude(["/a/*", "b/**"])
+    assert not exclude.matches(b"a", True)
+    assert not exclude.matches(b"b", True)
+    assert exclude.matches(b"a/x", True)
 
 
 @given(st.text(max_size=20), st.binary(max_size=30))

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.demo.apiserver.refusal import Cause, bad_request
 from agent.demo.apiserver.resource import Json, Resource, value_at
+from agent.demo.apiserver.store import View
 
 NAMESPACES = Resource(
     "", "v1", "namespaces", "Namespace", False, has_status=True, short_names=("ns",)
@@ -35,11 +36,44 @@ RESOURCES = [
     ),
     Resource("", "v1", "nodes", "Node", False, has_status=True, short_names=("no",)),
     Resource("", "v1", "serviceaccounts", "ServiceAccount", short_names=("sa",)),
-    Resource("", "v1", "events", "Event", short_names=("ev",)),
+    Resource(
+        "", "v1", "events", "Event", short_names=("ev",),
+        selectable=(
+            "involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "involvedObject.uid",
+            "reason", "type",
+        ),
+    ),
     Resource("events.k8s.io", "v1", "events", "Event", short_names=("ev",)),
     Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", False),
     Resource("coordination.k8s.io", "v1", "leases", "Lease"),
 ]  # fmt: skip
+
+EVENTS = ("events.k8s.io", "events")
+_CORE_NAMES = {
+    "regarding": "involvedObject",
+    "note": "message",
+    "reportingController": "reportingComponent",
+    "deprecatedSource": "source",
+    "deprecatedFirstTimestamp": "firstTimestamp",
+    "deprecatedLastTimestamp": "lastTimestamp",
+    "deprecatedCount": "count",
+}
+"""What core/v1 calls those fields of an Event that events.k8s.io/v1 has named anew."""
+_NEW_NAMES = {old: new for new, old in _CORE_NAMES.items()}
+
+
+def _as_core(event: Json) -> Json:
+    renamed = {_CORE_NAMES.get(name, name): value for name, value in event.items()}
+    return renamed | {"apiVersion": "v1"}
+
+
+def _as_new(event: Json) -> Json:
+    renamed = {_NEW_NAMES.get(name, name): value for name, value in event.items()}
+    return renamed | {"apiVersion": "events.k8s.io/v1"}
+
+
+EVENT_VIEW = View(("", "events"), _as_core, _as_new)
+"""An Event is one object, in core/v1 and in events.k8s.io/v1."""
 
 _MICRO_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(?:Z|[+-]\d\d:\d\d)"
 _QUALIFIED_NAME = r"(?:[a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -72,7 +106,7 @@ def admit(resource: Resource, obj: Json, *, creating: bool) -> Json:
     if resource.id == ("", "secrets"):
         obj = _with_string_data(obj)
         _check_base64(obj)
-    if resource.id == ("events.k8s.io", "events"):
+    if resource.id == EVENTS:
         _check_micro_time(obj.get("eventTime"))
         _check_micro_time(value_at(obj, "series.lastObservedTime"))
     if resource.id == ("", "namespaces"):
@@ -96,13 +130,25 @@ def violations(resource: Resource, obj: Json) -> list[Cause]:
         for path in resource.required
         if value_at(obj, path) is None
     ]
-    if resource.id == ("events.k8s.io", "events"):
-        causes += _event_violations(obj)
+    if resource.id == EVENTS:
+        known = "resourceVersion" in obj["metadata"] and not obj.get("eventTime")
+        causes += _old_event_violations(_as_core(obj)) if known else _event_violations(obj)
+    if resource.id == EVENT_VIEW.stored:
+        causes += _old_event_violations(obj)
     if resource.id == ("", "persistentvolumes") and not obj.get("spec", {}).keys() - _NO_SOURCES:
         causes.append(
             Cause("spec", "FieldValueRequired", "Required value: must specify a volume type")
         )
     return causes
+
+
+def _old_event_violations(event: Json) -> list[Cause]:
+    """Return what is refused of an Event as core/v1 makes it: to be elsewhere than what it is about."""
+    about = (event.get("involvedObject") or {}).get("namespace", "")
+    if event["metadata"].get("namespace") == about:
+        return []
+    message = f'Invalid value: "{about}": does not match event.namespace'
+    return [Cause("involvedObject.namespace", "FieldValueInvalid", message)]
 
 
 def _event_violations(event: Json) -> list[Cause]:

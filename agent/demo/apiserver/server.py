@@ -34,7 +34,7 @@ class Server:
     def __init__(self, directory: Path, port: int = 0, *, status_subresource: bool = False) -> None:
         self.directory = directory
         self.port = port
-        self.store = Store()
+        self.store = Store({core.EVENTS: core.EVENT_VIEW})
         self.registry = Registry()
         self.registry.serve_velero(velero.DEFAULT_VERSION, status_subresource=status_subresource)
         self.api = Api(self.store, self.registry)

@@ -7,7 +7,7 @@ may hold the old one for as long as they like. The store belongs to one event lo
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from agent.demo.apiserver.resource import Json, ResourceId
@@ -43,6 +43,14 @@ class Snapshot:
     objects: dict[Key, Json]
 
 
+class View(NamedTuple):
+    """Another form in which the objects of a resource are read and written too."""
+
+    stored: ResourceId
+    inward: Callable[[Json], Json]
+    outward: Callable[[Json], Json]
+
+
 class Expired(ClusterError):
     """The history does not go back that far; ``oldest`` is where it begins."""
 
@@ -52,9 +60,10 @@ class Expired(ClusterError):
 
 
 class Store:
-    """All objects of one API server."""
+    """All objects of one API server; a key of a resource in ``views`` means a stored object's other form."""
 
-    def __init__(self) -> None:
+    def __init__(self, views: Mapping[ResourceId, View] | None = None) -> None:
+        self._views = views or {}
         self.version = 1
         self.generation = 0
         """How often the store was compacted or restored: lists begun before are forgotten."""
@@ -65,7 +74,16 @@ class Store:
 
     def get(self, key: Key) -> Json | None:
         """Return the object, or None."""
-        return self._objects.get(key)
+        found = self._objects.get(self._stored(key))
+        return found if found is None else self._shown(key.resource, found)
+
+    def _stored(self, key: Key) -> Key:
+        view = self._views.get(key.resource)
+        return key if view is None else key._replace(resource=view.stored)
+
+    def _shown(self, resource: ResourceId, obj: Json) -> Json:
+        view = self._views.get(resource)
+        return obj if view is None else view.outward(obj)
 
     def keys(self, namespace: str) -> list[Key]:
         """Return the key of every object in a namespace."""
@@ -73,27 +91,33 @@ class Store:
 
     def list(self, resource: ResourceId, namespace: str = "") -> list[Json]:
         """Return a resource's objects (of one namespace, or of all) ordered by their names."""
+        stored = self._stored(Key(resource, "", "")).resource
         keys = sorted(
             key
             for key in self._objects
-            if key.resource == resource and (not namespace or key.namespace == namespace)
+            if key.resource == stored and (not namespace or key.namespace == namespace)
         )
-        return [self._objects[key] for key in keys]
+        return [self._shown(resource, self._objects[key]) for key in keys]
 
     def put(self, key: Key, obj: Json) -> Json:
         """Store an object under the next version, tell every listener, and return it."""
-        previous = self._objects.get(key)
-        stored = self._stamped(obj)
-        self._objects[key] = stored
-        self._record("MODIFIED" if previous is not None else "ADDED", key, stored, previous)
-        return stored
+        view = self._views.get(key.resource)
+        at = self._stored(key)
+        previous = self._objects.get(at)
+        stored = self._stamped(obj if view is None else view.inward(obj))
+        self._objects[at] = stored
+        self._record("MODIFIED" if previous is not None else "ADDED", at, stored, previous)
+        return self._shown(key.resource, stored)
 
     def remove(self, key: Key, last: Json | None = None) -> Json:
         """Remove an object; its last state (or ``last``) gets the next version in the event."""
-        previous = self._objects.pop(key)
-        stored = self._stamped(last or previous)
-        self._record("DELETED", key, stored, previous)
-        return stored
+        at = self._stored(key)
+        previous = self._objects.pop(at)
+        if last is not None and key.resource in self._views:
+            last = self._views[key.resource].inward(last)
+        stored = self._stamped(previous if last is None else last)
+        self._record("DELETED", at, stored, previous)
+        return self._shown(key.resource, stored)
 
     def _stamped(self, obj: Json) -> Json:
         self.version += 1
@@ -101,7 +125,14 @@ class Store:
         return {**obj, "metadata": metadata}
 
     def _record(self, kind: str, key: Key, obj: Json, previous: Json | None) -> None:
-        event = Event(self.version, kind, key, obj, previous)
+        self._note(Event(self.version, kind, key, obj, previous))
+        for resource, view in self._views.items():
+            if view.stored == key.resource:
+                before = None if previous is None else view.outward(previous)
+                seen = key._replace(resource=resource)
+                self._note(Event(self.version, kind, seen, view.outward(obj), before))
+
+    def _note(self, event: Event) -> None:
         self._history.append(event)
         if len(self._history) > HISTORY_EVENTS:
             self._oldest = self._history.popleft().version
