@@ -1,7 +1,7 @@
 """How a command reaches its repository, and how it is stopped.
 
 The options that every command on a repository has, in one place: the repository, its password,
-its cache, and the authorities to trust.
+its cache, and what its S3 service wants to be trusted and told.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.storage.address import parse_repository
 from agent.storage.contract import Storage
+from agent.storage.keeping import AS_IT_IS, Keeping, customer_key_in
 from agent.storage.opening import open_s3, open_storage
 from agent.storage.retry import RetryPolicy
 from agent.storage.settings import S3Settings
@@ -43,6 +44,13 @@ def _rate(mib: int | None) -> Rate:
     return Rate(None if mib is None else mib << 20)
 
 
+class Service(NamedTuple):
+    """What reaching an S3 service takes beside credentials: authorities, and a customer key (SSE-C)."""
+
+    ca: str = ""
+    customer_key: Path | None = None
+
+
 class Access:
     """How a command reaches its repository, and what holds for all that it moves."""
 
@@ -51,14 +59,14 @@ class Access:
         repo: str,
         password_file: Path | None,
         cache: CacheDir | None,
-        ca: str,
+        service: Service,
         limits: Limits,
     ) -> None:
         self.budgets = Budgets(rates_of(limits))
         self._repo = repo
         self._password_file = password_file
         self._cache = cache
-        self._ca = ca
+        self._service = service
 
     @property
     def named(self) -> bool:
@@ -67,8 +75,8 @@ class Access:
 
     @property
     def described(self) -> bool:
-        """Tell whether a password file or authorities were named, which a location has of its own."""
-        return self._password_file is not None or bool(self._ca)
+        """Tell whether anything was named that a location has of its own."""
+        return self._password_file is not None or any(self._service)
 
     @property
     def cache(self) -> CacheDir | None:
@@ -78,10 +86,12 @@ class Access:
     @contextlib.contextmanager
     def storage(self, *, create: bool = False) -> Iterator[Storage]:
         """Open the storage for a scope."""
+        key = self._service.customer_key
         storage = open_storage(
             parse_repository(self._repo),
             create=create,
-            verify=self._ca or True,
+            verify=self._service.ca or True,
+            keeping=Keeping(customer_key=customer_key_in(key)) if key else AS_IT_IS,
             workers=WRITERS,
             policy=RetryPolicy(first_contact_seconds=FIRST_CONTACT_SECONDS),
             rates=self.budgets.rates,
@@ -170,18 +180,35 @@ def repository_options(command: Callable[..., Any], *, required: bool = True) ->
         default=CACHE_MIB,
         help=f"What the copies of all repositories may take together. [{CACHE_MIB}]",
     )
-    @click.option(
-        "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
-    )
+    @_service_options
     @_limit_option("upload", "MiB/s sent to the repository at most.")
     @_limit_option("download", "MiB/s fetched from the repository at most.")
     @functools.wraps(command)
-    def wrapped(repo: str | None, password_file: Path | None, cacert: str, **rest: Any) -> Any:
+    def wrapped(repo: str | None, password_file: Path | None, service: Service, **rest: Any) -> Any:
         root, limit_mib = rest.pop("cache_dir"), rest.pop("cache_mib")
         cache = CacheDir(root, limit_mib) if root is not None else None
         given = {name: rest.pop(f"limit_{name}", None) for name in ("upload", "download", "read")}
-        access = Access(repo or "", password_file, cache, cacert, Limits(**given))
+        access = Access(repo or "", password_file, cache, service, Limits(**given))
         return command(access=access, **rest)
+
+    return wrapped
+
+
+def _service_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what an S3 service wants to be trusted and told; the command gets ``service``."""
+
+    @click.option(
+        "--cacert", default="", metavar="FILE", help="PEM file of authorities to trust for S3."
+    )
+    @click.option(
+        "--customer-key",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File with the 32 bytes by which S3 encrypts and decrypts for this repository (SSE-C).",
+    )
+    @functools.wraps(command)
+    def wrapped(cacert: str, customer_key: Path | None, **rest: Any) -> Any:
+        return command(service=Service(cacert, customer_key), **rest)
 
     return wrapped
 

@@ -48,12 +48,8 @@ _QUERY = frozenset(string.ascii_letters + string.digits + "-._~!$'()*+,;:@/?%")
 """What a query string may hold beside the signs that separate its pairs (RFC 3986 section 3.4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class CustomerKey:
-    """Where the key of SSE-C is kept: in a file of this pod, or in a Secret."""
-
-    file: Path | None = None
-    secret: KeyReference | None = None
+CustomerKey = Path | KeyReference
+"""Where the key of SSE-C is kept: in a file of this pod, or in a Secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +115,13 @@ class Config:
                 " network for all to read, and services refuse it; use https://"
             )
         if file:
-            return CustomerKey(file=Path(file))
+            return Path(file)
         name, slash, key = secret.partition("/")
         if not name or not slash or not key or "/" in key:
             raise self._wrong(
                 "customerKeyEncryptionSecret", f"{secret!r} is not NAME/KEY of a Secret"
             )
-        return CustomerKey(secret=KeyReference(name, key))
+        return KeyReference(name, key)
 
     def tagging(self) -> str:
         """Return the tags as S3 wants them, a query string."""

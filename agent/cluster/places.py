@@ -7,17 +7,14 @@ volume or for all of them, comes by here.
 
 import asyncio
 import logging
-import os
-import stat
 from pathlib import Path
 
 from agent.cluster import location, objects, paths
 from agent.cluster.client import T, decode
 from agent.cluster.location import Fetched, Location
-from agent.cluster.locationkeys import CustomerKey
 from agent.cluster.secrets import Getter, PrivateFiles, secret_value
-from agent.errors import ApiError, ClusterError
-from agent.storage.keeping import KEY_BYTES
+from agent.errors import ApiError, ClusterError, UsageError
+from agent.storage.keeping import KEY_BYTES, customer_key_in
 
 LOG = logging.getLogger(__name__)
 
@@ -98,18 +95,26 @@ class Places:
         source = place.customer_key
         if source is None:
             return b""
-        if source.secret is not None:
-            value = await self._secret(place, source.secret, "the customer key")
-            kept = f"Secret {self._namespace}/{source.secret.name}, key {source.secret.key!r}"
-        else:
-            value = await asyncio.to_thread(_read_customer_key, source)
-            kept = f"the file {source.file}"
+        if isinstance(source, Path):
+            return await self._read_customer_key(place, source)
+        value = await self._secret(place, source, "the customer key")
         if len(value) != KEY_BYTES:
             raise ClusterError(
-                f"{kept}, the customer key of BackupStorageLocation {place.name}, must hold"
-                f" {KEY_BYTES} bytes, without a line end, and not base64 of them"
+                f"Secret {self._namespace}/{source.name}, key {source.key!r}, the"
+                f" customer key of BackupStorageLocation {place.name}, must hold {KEY_BYTES} bytes,"
+                " without a line end, and not base64 of them"
             )
         return value
+
+    async def _read_customer_key(self, place: Location, file: Path) -> bytes:
+        try:
+            return await asyncio.to_thread(customer_key_in, file)
+        except UsageError as error:
+            raise ClusterError(
+                f"customerKeyEncryptionFile of BackupStorageLocation {place.name}: {error}; mount it"
+                " at this path into podlift's pods as well, or name its Secret in"
+                " customerKeyEncryptionSecret"
+            ) from error
 
     async def _secret(self, place: Location, reference: objects.KeyReference, what: str) -> bytes:
         use = f"{what} of BackupStorageLocation {place.name}"
@@ -119,19 +124,3 @@ class Places:
         """Return the mounted credentials file; clusters with web identity have none."""
         file = self._credentials
         return file if file is not None and file.is_file() else None
-
-
-def _read_customer_key(source: CustomerKey) -> bytes:
-    """Return the beginning of the key's file, which is all that Velero's plugin looks at too."""
-    path = str(source.file)
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ClusterError(f"customerKeyEncryptionFile {path} is not a file")
-            return file.read(KEY_BYTES)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"customerKeyEncryptionFile {path} cannot be read ({error}): mount it at this path into"
-            " podlift's pods as well, or name its Secret in customerKeyEncryptionSecret"
-        ) from None

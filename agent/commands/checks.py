@@ -77,7 +77,8 @@ def check(access: Access, **options: Any) -> int:
         raise UsageError("name one repository with --repo, or all of a location with --location")
     if options["location"] and access.described:
         raise UsageError(
-            "--location brings password and authorities: leave out --password-file and --cacert"
+            "--location brings password, authorities and key: leave out --password-file, --cacert"
+            " and --customer-key"
         )
     subset = parse_subset(words) if words else None
     examination = Examination(

@@ -5,7 +5,12 @@ representation, and the service keeps only its digest, so whoever reads must bri
 """
 
 import dataclasses
+import os
+import stat
+from pathlib import Path
 from typing import Any
+
+from agent.errors import UsageError
 
 KEY_BYTES = 32
 """What AES-256 takes, the one cipher of customers' keys in S3."""
@@ -42,3 +47,21 @@ class Keeping:
 
 AS_IT_IS = Keeping()
 """As the bucket keeps objects by itself."""
+
+
+def customer_key_in(path: Path) -> bytes:
+    """Return the key that a file begins with, which is all that Velero's plugin looks at too.
+
+    Raises ``UsageError``, which tells nothing of what the file holds.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UsageError(f"the customer key {path} is not a file")
+            key = file.read(KEY_BYTES)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the customer key {path} cannot be read: {error}") from None
+    if len(key) < KEY_BYTES:
+        raise UsageError(f"the customer key {path} must hold {KEY_BYTES} bytes, not base64 of them")
+    return key

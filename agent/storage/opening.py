@@ -8,6 +8,7 @@ from agent.monitor import Count
 from agent.storage.address import LocalAddress, S3Address
 from agent.storage.checksums import Checksum
 from agent.storage.contract import Storage
+from agent.storage.keeping import Keeping
 from agent.storage.local import LocalStorage
 from agent.storage.retry import Retrying, RetryPolicy
 from agent.storage.settings import S3Settings, settings_for
@@ -22,6 +23,7 @@ class Overrides(TypedDict, total=False):
     profile: str | None
     credentials_file: str | None
     checksum: Checksum
+    keeping: Keeping
     workers: int
 
 

@@ -63,6 +63,8 @@ def find_region(client: "S3Client", bucket: str) -> str:
 def _client(settings: S3Settings, region: str, clock: ServiceClock) -> "S3Client":
     if isinstance(settings.verify, str) and not os.path.isfile(settings.verify):
         raise UsageError(f"the CA bundle {settings.verify} does not exist; correct its path")
+    if settings.keeping.customer_key and not settings.address.tls:
+        raise UsageError(f"{settings.address}: a customer key goes over TLS only; write https://")
     core = botocore.session.Session(profile=_profile(settings))
     if settings.credentials_file is not None:
         core.set_config_variable("credentials_file", settings.credentials_file)

@@ -295,13 +295,13 @@ class TestOptions:
                 "name one repository with --repo, or all of a location with --location" in done.err
             )
 
-    @pytest.mark.parametrize("option", ["--password-file", "--cacert"])
+    @pytest.mark.parametrize("option", ["--password-file", "--cacert", "--customer-key"])
     def test_what_a_location_has_of_its_own_is_not_quietly_ignored(
         self, podlift: Run, option: str
     ) -> None:
         done = podlift("check", "--location", "default", option, "somewhere")
         assert done.code == 2
-        assert "leave out --password-file and --cacert" in done.err
+        assert "leave out --password-file, --cacert and --customer-key" in done.err
 
     def test_a_location_without_a_way_to_the_cluster_says_what_to_give(self, podlift: Run) -> None:
         done = podlift("check", "--location", "default")

@@ -298,6 +298,53 @@ class TestBackup:
         assert podlift("restore", "latest", *trusting, "--target", tmp_path / "out").code == 0
         assert list(differences(source, tmp_path / "out")) == []
 
+    def test_s3_by_a_customer_key_and_not_without(
+        self,
+        podlift: Run,
+        checking_server: S3Server,
+        source: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name, value in checking_server.environment().items():
+            monkeypatch.setenv(name, value)
+        place = ("--repo", checking_server.repository(checking_server.make_bucket(), "by/key"))
+        place = (*place, "--cacert", checking_server.ca)
+        key = tmp_path / "key"
+        key.write_bytes(b"0123456789abcdef0123456789abcdef\n")
+        keyed = (*place, "--customer-key", key)
+        assert podlift("init", *keyed).code == 0
+        assert podlift("backup", source, *keyed).code == 0
+        assert podlift("check", *keyed, "--read-data").code == 0
+        assert podlift("restore", "latest", *keyed, "--target", tmp_path / "out").code == 0
+        assert list(differences(source, tmp_path / "out")) == []
+        done = podlift("snapshots", *place)
+        assert done.code == 1
+        assert "Server Side Encryption" in done.err
+
+    @pytest.mark.parametrize(
+        ("content", "repo", "words"),
+        [
+            (b"short", "s3:https://h.example/b", "must hold 32 bytes, not base64 of them"),
+            (None, "s3:https://h.example/b", "cannot be read: "),
+            (
+                b"k" * 32,
+                "s3:http://h.example/b",
+                "a customer key goes over TLS only; write https://",
+            ),
+        ],
+    )
+    def test_a_customer_key_that_cannot_serve_says_why(
+        self, podlift: Run, tmp_path: Path, content: bytes | None, repo: str, words: str
+    ) -> None:
+        key = tmp_path / "key"
+        if content is not None:
+            key.write_bytes(content)
+        done = podlift("snapshots", "--repo", repo, "--customer-key", key)
+        assert done.code == 2
+        assert words in done.err
+        assert "kkkk" not in done.err
+
     def test_authorities_that_are_missing_are_named(self, podlift: Run, tmp_path: Path) -> None:
         place = ("--repo", "s3:https://127.0.0.1:1/bucket/prefix", "--cacert", tmp_path / "ca.pem")
         done = podlift("snapshots", *place)
