@@ -35,6 +35,9 @@ Compression = Literal["fastest", "default", "better"]
 VerifyStored = Literal["none", "sample", "all"]
 """Which of the packs that were stored are read back before anything relies on them."""
 
+LogFormat = Literal["text", "json"]
+"""What the agent's log is written for: people, or machines."""
+
 CACHE_MIB = 2048
 """What a cache may take: the indexes of 20 M blobs, each once by itself and once merged."""
 
@@ -102,6 +105,7 @@ class AgentSettings:
     grace_seconds: float = 25.0
     startup_seconds: float = 60.0
     credentials_file: Path | None = None
+    log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,7 @@ ENVIRONMENT = {
     "grace_seconds": "PODLIFT_GRACE_SECONDS",
     "startup_seconds": "PODLIFT_STARTUP_SECONDS",
     "credentials_file": "AWS_SHARED_CREDENTIALS_FILE",
+    "log_format": "PODLIFT_LOG_FORMAT",
 }
 """Each option's name (as in the command line, with underscores) and its variable."""
 
@@ -182,6 +187,7 @@ def agent_settings(
         grace_seconds=_seconds(given, "grace_seconds", defaults.grace_seconds),
         startup_seconds=_seconds(given, "startup_seconds", defaults.startup_seconds),
         credentials_file=_optional_path(given, "credentials_file"),
+        log_format=_choice(given, "log_format", LogFormat, defaults.log_format),
     )
 
 

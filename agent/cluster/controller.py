@@ -21,6 +21,7 @@ from agent.cluster.pods import PodTable
 from agent.cluster.site import HERE, Site, Where
 from agent.cluster.work import Bench, Result, Work
 from agent.errors import ClusterError
+from agent.logs import working_on
 from agent.metrics import Metrics, OrderMetrics
 
 LOG = logging.getLogger(__name__)
@@ -268,16 +269,17 @@ class Controller:
     @contextlib.contextmanager
     def _guarded(self, order: Order) -> Iterator[None]:
         """Let what fails for one object be tried again later, and the others go on."""
-        try:
-            yield
-        except ClusterError as error:
-            LOG.error("%s: %s", order.name, error)
-            self._later(order.uid)
-        except Exception:
-            # The edge of what is done for one object: a bug in it must not take the others down.
-            LOG.exception("%s: internal error; report this", order.name)
-            self._metrics.internal_errors.inc()
-            self._later(order.uid)
+        with working_on(order.kind.value, order.name):
+            try:
+                yield
+            except ClusterError as error:
+                LOG.error("%s: %s", order.name, error)
+                self._later(order.uid)
+            except Exception:
+                # The edge of what is done for one object: a bug in it must not take others down.
+                LOG.exception("%s: internal error; report this", order.name)
+                self._metrics.internal_errors.inc()
+                self._later(order.uid)
 
     def _counts(self, order: Order) -> OrderMetrics:
         return self._metrics.of[order.kind.noun]

@@ -29,6 +29,7 @@ from agent.cluster.site import HERE, Site, Where
 from agent.cluster.status import Clock, StatusDesk
 from agent.errors import ApiError, Canceled, ClusterError, PodliftError
 from agent.monitor import Monitor
+from agent.threads import within_context
 
 LOG = logging.getLogger(__name__)
 
@@ -374,5 +375,7 @@ def _in_thread(
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, outcome, failure)
 
-    threading.Thread(target=work, name=f"move-{assignment.name}", daemon=True).start()
+    threading.Thread(
+        target=within_context(work), name=f"move-{assignment.name}", daemon=True
+    ).start()
     return future

@@ -8,11 +8,14 @@ import click
 
 from agent.access import rates_of
 from agent.budget import Budgets
-from agent.commands.exits import DONE, FAILED
+from agent.commands.exits import DONE, FAILED, exit_code
 from agent.config import CacheDir, agent_settings
-from agent.errors import UsageError
+from agent.errors import PodliftError, UsageError
+from agent.logs import write_log_as
 from agent.terminal import say_more
 from agent.volume.descriptors import raise_descriptor_limit
+
+LOG = logging.getLogger(__name__)
 
 
 @click.command()
@@ -69,6 +72,10 @@ from agent.volume.descriptors import raise_descriptor_limit
     "--credentials-file",
     help="AWS credentials for locations without their own. [AWS_SHARED_CREDENTIALS_FILE]",
 )
+@click.option(
+    "--log-format",
+    help="Lines for people (text), or JSON with time, level, logger, message, kind and name. [text]",
+)
 def agent(**options: str | None) -> int:
     """Serve this node's PodVolumeBackups and -Restores, in the place of Velero's node-agent.
 
@@ -82,6 +89,7 @@ def agent(**options: str | None) -> int:
     from agent.cluster.run import run_agent
 
     settings = agent_settings(options)
+    write_log_as(settings.log_format)
     say_more(logging.INFO)
     raise_descriptor_limit()
     try:
@@ -97,7 +105,13 @@ def agent(**options: str | None) -> int:
         back_up=functools.partial(move, means=means),
         give_back=functools.partial(give_back, means=means),
     )
-    return asyncio.run(run_agent(settings, movers))
+    try:
+        return asyncio.run(run_agent(settings, movers))
+    except PodliftError as error:
+        if settings.log_format == "text":
+            raise
+        LOG.critical("the agent ends: %s", error)
+        return exit_code(error)
 
 
 @click.command()

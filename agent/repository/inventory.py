@@ -9,7 +9,6 @@ Listings and comparisons are made in sixteenths, by the first digit of the id, a
 is in memory is a sixteenth of the packs for each of them, and eight bytes a pack.
 """
 
-import concurrent.futures
 from collections.abc import Iterator
 
 from agent.cancel import CancelToken
@@ -20,6 +19,7 @@ from agent.repository.objects import Folder
 from agent.repository.pack import FRAME_BYTES
 from agent.repository.table import Table
 from agent.storage.contract import Storage
+from agent.threads import Threads
 
 _LISTERS = 4
 _DIGITS = "0123456789abcdef"
@@ -45,7 +45,7 @@ def lost_packs(storage: Storage, view: IndexView, cancel: CancelToken) -> frozen
                 del expected[id]
         return set(expected)
 
-    with concurrent.futures.ThreadPoolExecutor(_LISTERS, "inventory") as pool:
+    with Threads(_LISTERS, "inventory") as pool:
         return frozenset().union(*pool.map(look, _DIGITS))
 
 

@@ -28,6 +28,7 @@ from agent.repository.reader import LONG_TREE_BYTES, BlobOpener, BlobReader
 from agent.repository.repository import LOADERS, Repository
 from agent.repository.snapshot import Snapshot
 from agent.repository.tree import decode_tree
+from agent.threads import Threads
 
 BATCH_TREES = 64
 BATCH_BYTES = 4 << 20
@@ -70,7 +71,7 @@ class Living:
         """Mark all that the snapshots need; raise ``RepositoryError`` for what cannot be read."""
         for snapshot in snapshots:
             self._tree(snapshot.tree, f"snapshot {snapshot.id[:8]}")
-        with concurrent.futures.ThreadPoolExecutor(LOADERS, "trees") as pool:
+        with Threads(LOADERS, "trees") as pool:
             running: set[concurrent.futures.Future[list[Tree]]] = set()
             try:
                 while self._waiting or running:

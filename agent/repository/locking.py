@@ -33,6 +33,7 @@ from agent.repository.lockfile import Lock, conflicting, decode_lock, encode_loc
 from agent.repository.objects import Folder, Objects, file_key, sizes
 from agent.repository.rivals import Rivals
 from agent.repository.zone import local_zone
+from agent.threads import within_context
 
 REFRESH_SECONDS = 5 * 60
 RETRY_REFRESH_SECONDS = 30
@@ -139,7 +140,7 @@ class HeldLock:
         self._lost = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._keep, args=[self._stop], name="lock-refresh", daemon=True
+            target=within_context(self._keep), args=[self._stop], name="lock-refresh", daemon=True
         )
         self._thread.start()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agent.repository.cache import Cache, Merged
 from agent.repository.indexview import IndexView
 from agent.repository.table import Table
+from agent.threads import within_context
 
 _WORTH_FILES = 8
 _MANY_FILES = 32
@@ -44,7 +45,9 @@ def merge_if_worthwhile(cache: Cache, view: IndexView, loaded: Loaded) -> thread
     """Begin to merge what a view was made of, if there is enough; return the thread that does."""
     if not _is_worthwhile(loaded):
         return None
-    thread = threading.Thread(target=_merge, args=(cache, view, loaded), name="merge")
+    thread = threading.Thread(
+        target=within_context(_merge), args=(cache, view, loaded), name="merge"
+    )
     thread.start()
     return thread
 

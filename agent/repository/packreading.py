@@ -41,6 +41,7 @@ from agent.repository.packlist import PackList
 from agent.repository.reader import LONG_TREE_BYTES, BlobOpener, BlobReader
 from agent.repository.repository import LOADERS
 from agent.repository.table import Found
+from agent.threads import Threads
 
 WHOLE_BYTES = 24 << 20
 """Up to this size a pack comes in one request: a pack of the usual size with its last blob."""
@@ -107,7 +108,7 @@ class PackReader:
         self._monitor.add(bytes_total=sum(packs.stored[id] for id in every))
         self._monitor.walk_finished()
         running: collections.deque[concurrent.futures.Future[Reading]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(LOADERS, "packs") as pool:
+        with Threads(LOADERS, "packs") as pool:
             try:
                 for id, blobs in packs.blobs(every):
                     running.append(pool.submit(self._read, id, blobs, packs.stored[id]))

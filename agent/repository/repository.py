@@ -1,6 +1,5 @@
 """An open repository: its snapshots, its index, and the scopes in which it is read and written."""
 
-import concurrent.futures
 import contextlib
 import hashlib
 import logging
@@ -39,6 +38,7 @@ from agent.repository.remembered import Directories
 from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.table import Table
 from agent.repository.writer import Session, WriteOptions, Writer
+from agent.threads import Threads
 from chunker import MIN_SIZE
 
 ZEROS = bytes(MIN_SIZE)
@@ -341,5 +341,5 @@ class Repository:
 
 def in_parallel(load: Callable[[A], T], found: Iterable[A]) -> list[T]:
     """Do the same with many things, a few at a time; return what came of each, in order."""
-    with concurrent.futures.ThreadPoolExecutor(LOADERS, "load") as pool:
+    with Threads(LOADERS, "load") as pool:
         return list(pool.map(load, found))

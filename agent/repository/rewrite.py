@@ -32,6 +32,7 @@ from agent.repository.repository import LOADERS, Repository, in_parallel
 from agent.repository.sealing import Sealed, Sealer
 from agent.repository.uploads import INDEX_BLOBS, Uploads
 from agent.repository.writer import OpenPacks
+from agent.threads import Threads
 
 Recover = Callable[[PackedBlob, DamagedBlob], bytes | None]
 """Returns the content of a blob that does not open, None to leave it out, or raises."""
@@ -88,7 +89,7 @@ class Rewrite:
                 run.check()
                 self._copy_blob(blob, sealed, targets[blob.type], recover)
 
-        with concurrent.futures.ThreadPoolExecutor(LOADERS, "copy") as pool:
+        with Threads(LOADERS, "copy") as pool:
             running: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
             try:
                 for pack, blobs in packs:

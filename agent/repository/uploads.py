@@ -24,6 +24,7 @@ from agent.repository.locking import HeldLock
 from agent.repository.objects import Folder, Objects, fresh_iv, pack_key
 from agent.repository.pack import TARGET_BYTES, PackBuilder, PackedBlob, packed_size
 from agent.repository.readback import ReadBack
+from agent.threads import Threads
 
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 60.0
@@ -61,7 +62,7 @@ class Uploads:
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
-        self._pool = concurrent.futures.ThreadPoolExecutor(how.budgets.connections, "upload")
+        self._pool = Threads(how.budgets.connections, "upload")
         self.share_of = how.budgets.share_of
         self._most_in_flight = self.share_of(how.budgets.connections)
         self._read_back = ReadBack(objects, lock, cancel, how.verify_stored)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 from agent.cancel import CancelToken
+from agent.threads import Threads
 
 CHUNKS_AHEAD = 8
 """Chunks in flight or waiting for their turn."""
@@ -31,7 +32,7 @@ def fetched(
     A chunk that repeats, as in a hole, is fetched once. Raises what ``load`` raises, at the turn
     of the chunk that failed; closing the generator drops what was not begun.
     """
-    pool = concurrent.futures.ThreadPoolExecutor(CHUNKS_AHEAD, "fetch")
+    pool = Threads(CHUNKS_AHEAD, "fetch")
     try:
         yield from _in_turn(pool, items, load, cancel)
     finally:
@@ -39,7 +40,7 @@ def fetched(
 
 
 def _in_turn(
-    pool: concurrent.futures.ThreadPoolExecutor,
+    pool: Threads,
     items: Iterator[tuple[T, bytes | None]],
     load: Callable[[bytes], bytes],
     cancel: CancelToken,

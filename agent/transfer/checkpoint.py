@@ -18,6 +18,7 @@ from agent.errors import PodliftError
 from agent.monitor import Monitor
 from agent.repository.contract import BackupTarget
 from agent.repository.snapshot import CHECKPOINT_TAG, CHECKPOINT_TIME_NS, Snapshot
+from agent.threads import within_context
 
 SECONDS = 300.0
 """Between two checkpoints: how much reading a crash may cost. Each costs a few small packs."""
@@ -50,7 +51,9 @@ class Checkpoints:
     @contextlib.contextmanager
     def of(self, partial: Callable[[], bytes]) -> Iterator[None]:
         """Make checkpoints for the length of a scope; ``partial`` stores a root tree of what is done."""
-        thread = threading.Thread(target=self._work, args=[partial], name="checkpoint", daemon=True)
+        thread = threading.Thread(
+            target=within_context(self._work), args=[partial], name="checkpoint", daemon=True
+        )
         thread.start()
         try:
             yield

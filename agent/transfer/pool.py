@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from agent.cancel import Run
+from agent.threads import Threads
 
 _WAIT_SLICE_SECONDS = 0.5
 
@@ -26,7 +27,7 @@ class Pool:
         self._budget = budget
         self._held = 0
         self._freed = threading.Condition()
-        self._executor = concurrent.futures.ThreadPoolExecutor(threads, name)
+        self._executor = Threads(threads, name)
 
     def submit(
         self, weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs

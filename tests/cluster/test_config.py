@@ -45,6 +45,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PODLIFT_HOST_PODS": "/pods",
         "PODLIFT_CACHE_DIR": "/c",
         "PODLIFT_CACHE_MIB": "300",
+        "PODLIFT_LOG_FORMAT": "json",
         "PODLIFT_METRICS_ADDRESS": "[::1]:99",
         "PODLIFT_UPLOADER_TYPES": "restic, kopia",
         "PODLIFT_OTHER_UPLOADER_TYPES": "ignore",
@@ -73,6 +74,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert settings.restores == "ignore"
     assert settings.compression == "better"
     assert settings.verify_stored == "all"
+    assert settings.log_format == "json"
     assert (settings.concurrency, settings.upload_workers) == (3, 5)
     assert settings.node_agent_configmap == "mine"
     assert settings.limits == Limits(upload=10, download=20, read=30)
@@ -101,6 +103,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("limit_read", "fast"),
         ("compression", "best"),
         ("verify_stored", "some"),
+        ("log_format", "yaml"),
         ("grace_seconds", "0"),
         ("grace_seconds", "soon"),
         ("startup_seconds", "inf"),

@@ -131,6 +131,7 @@ _VALUES = {
     "grace_seconds": ["2.5"],
     "startup_seconds": ["1e2"],
     "compression": ["better"],
+    "log_format": ["json"],
 }
 
 DECODERS: list[Decoder] = [
