@@ -155,9 +155,9 @@ class TestManifest:
         assert {probe["port"] for probe in probes.values()} == {port["name"]}
 
     def test_each_capability_says_what_it_is_for(self, container: dict[str, Any]) -> None:
-        """velero.md 8.2: backups need the first, restores all of them, nothing needs more."""
+        """velero.md 8.2; tests/e2e/test_capabilities.py shows what is missing without each."""
         capabilities = container["securityContext"]["capabilities"]
-        given = ["DAC_READ_SEARCH", "DAC_OVERRIDE", "CHOWN", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
+        given = ["DAC_OVERRIDE", "CHOWN", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
         assert capabilities == {"drop": ["ALL"], "add": given}
         lines = (ROOT / "deploy/daemonset.yaml").read_text().splitlines()
         for capability in given:

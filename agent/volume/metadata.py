@@ -101,8 +101,14 @@ def _set_mode(descriptor: int, path: str, entry: Entry, owned: bool, failures: l
     try:
         if os.fstat(descriptor).st_mode & _PERMISSIONS != permissions:
             os.chmod(path, permissions)
+        held = os.fstat(descriptor).st_mode & _PERMISSIONS
     except OSError as error:
         failures.append(f"mode {permissions:04o} could not be set: {reason(error)}")
+        return
+    if held != permissions:  # without CAP_FSETID, set-group-id of a foreign group goes in silence
+        failures.append(
+            f"mode {permissions:04o} could not be set: it is {held:04o}; run podlift as root"
+        )
 
 
 def _set_time(descriptor: int, path: str, entry: Entry, failures: list[str]) -> None:

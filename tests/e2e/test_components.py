@@ -32,6 +32,7 @@ SETS = [
     (OPENSHIFT, BACKUP_ONLY),
     (BESIDE, BACKUP_ONLY, OPENSHIFT),
 ]
+READING = ["DAC_READ_SEARCH"]
 IMAGE = "registry.example.com/podlift:0.1.0"
 
 SCC_FIELDS = {
@@ -138,7 +139,7 @@ class TestEverySet:
                 "pods",
             }
             assert "podvolumerestores" not in str(rights)
-            assert capabilities(rendered) == ["DAC_READ_SEARCH"]
+            assert capabilities(rendered) == READING
             assert (host_pods["readOnly"], ignored) == (True, True)
         else:
             assert rights == granted(base)
@@ -204,7 +205,7 @@ def test_on_openshift_the_account_may_be_what_the_daemonset_asks_for(tmp_path: P
     scc, pod = of_kind(rendered, "SecurityContextConstraints"), pod_of(rendered)
     context = pod["containers"][0]["securityContext"]
     assert scc.keys() - {"apiVersion", "kind", "metadata"} == SCC_FIELDS
-    assert scc["allowedCapabilities"] == context["capabilities"]["add"]
+    assert scc["allowedCapabilities"] == [*READING, *context["capabilities"]["add"]]
     assert scc["requiredDropCapabilities"] == context["capabilities"]["drop"]
     assert context["readOnlyRootFilesystem"] is scc["readOnlyRootFilesystem"] is True
     assert pod["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}

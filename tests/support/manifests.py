@@ -82,5 +82,5 @@ def agent_options(documents: Iterable[Json]) -> list[str]:
 
 def confined(given: Iterable[str]) -> tuple[str, ...]:
     """Return a wrapper that leaves root these capabilities alone, for good, as a kubelet does."""
-    bounds = ",".join(f"+{name.lower()}" for name in given)
-    return ("setpriv", f"--bounding-set=-all,{bounds}", "--inh-caps=-all", "--no-new-privs")
+    bounds = ",".join(["-all", *(f"+{name.lower()}" for name in given)])
+    return ("setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", "--no-new-privs")
