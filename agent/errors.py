@@ -7,6 +7,7 @@ The tree says who is at fault and therefore what happens next::
     ├── Canceled                somebody asked us to stop                         (exit 130)
     ├── SourceError             one entry of a volume: counted, named, left out   (exit 3)
     ├── VolumeError             the volume as a whole: the run fails
+    │   └── VolumeIncomplete    entries were left out, and all were wanted
     ├── StorageError            the object store: the run fails when retries end
     │   ├── ObjectMissing       the key does not exist
     │   ├── BucketMissing       the bucket does not exist
@@ -82,6 +83,14 @@ class SourceError(PodliftError):
 
 class VolumeError(PodliftError):
     """The volume as a whole cannot be read or written."""
+
+
+class VolumeIncomplete(VolumeError):
+    """``count`` entries were left out, and that was not to be."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} entries were left out, and no snapshot was to lack any")
+        self.count = count
 
 
 class StorageError(PodliftError):

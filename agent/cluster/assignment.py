@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.cancel import CancelToken
+from agent.cluster.wishes import OnReadError, Pattern
 from agent.config import Compression, VerifyStored
 from agent.monitor import Monitor
 from agent.storage.settings import S3Settings
@@ -39,12 +40,19 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupAssignment(Assignment):
-    """One volume to back up; ``reported_path`` goes into the status."""
+    """One volume to back up; ``reported_path`` and ``warning`` go into the status.
+
+    ``files_at_once`` is how many are read at the same time, 0 for the mover's own choice.
+    """
 
     tags: dict[str, str]
     reported_path: str
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
+    excludes: tuple[Pattern, ...] = ()
+    on_read_error: OnReadError = "warn"
+    files_at_once: int = 0
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ and 7.
 """
 
 import enum
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +15,8 @@ import msgspec
 from agent.cluster.objects import UNREADABLE
 from agent.errors import ClusterError
 
-OWNER = "podlift.io/owner"
+PREFIX = "podlift.io/"
+OWNER = f"{PREFIX}owner"
 """The annotation that carries a claim."""
 
 PVC_UID_LABEL = "velero.io/pvc-uid"
@@ -86,6 +88,8 @@ class Owner(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One observed object. Missing strings are ``""``; times are RFC 3339 text.
 
+    ``annotations`` are those with our prefix, but not the claim's own.
+
     ``node``, ``tags`` and ``snapshot_id`` (what its status says) are a backup's alone;
     ``wanted_snapshot``, ``source_namespace`` and ``restore_uid`` (the Restore's that it is part
     of) a restore's.
@@ -109,6 +113,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     repo_identifier: str = ""
     uploader_type: str = ""
     tags: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    uploader_settings: dict[str, str] = {}
     pvc_uid: str = ""
     wanted_snapshot: str = ""
     source_namespace: str = ""
@@ -174,6 +180,7 @@ class _Spec(msgspec.Struct, rename="camel"):
     repo_identifier: str | None = None
     uploader_type: str | None = None
     tags: dict[str, str] | None = None
+    uploader_settings: dict[str, str] | None = None
     snapshot_id: str = msgspec.field(default="", name="snapshotID")
     source_namespace: str = ""
     cancel: bool | None = None
@@ -218,6 +225,12 @@ def parse(kind: OrderKind, body: bytes | msgspec.Raw) -> Order:
         return _sketch(kind, body, str(error))
 
 
+def ours(annotations: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the annotations with our prefix that are not a claim."""
+    found = annotations or {}
+    return {key: found[key] for key in found if key.startswith(PREFIX) and key != OWNER}
+
+
 def owner_text(owner: Owner) -> str:
     """Return the annotation's value."""
     return msgspec.json.encode(owner).decode()
@@ -245,6 +258,8 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         repo_identifier=spec.repo_identifier or "",
         uploader_type=spec.uploader_type or "",
         tags=spec.tags or {},
+        annotations=ours(metadata.annotations),
+        uploader_settings=spec.uploader_settings or {},
         pvc_uid=(metadata.labels or {}).get(PVC_UID_LABEL, ""),
         wanted_snapshot=spec.snapshot_id,
         source_namespace=spec.source_namespace,

@@ -8,7 +8,9 @@ again: nothing is written into a volume whose pod has gone on.
 import asyncio
 import datetime
 import functools
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,12 +24,24 @@ from agent.cluster.places import Places, read_object
 from agent.cluster.secrets import Getter, PrivateFiles, repository_password
 from agent.cluster.site import Site, Where, site_of
 from agent.cluster.watch import Source
+from agent.cluster.wishes import Annotated, read_wishes
 from agent.config import AgentSettings
 from agent.errors import ApiError, ClusterError
+
+LOG = logging.getLogger(__name__)
 
 
 class Reader(Source, Getter, Protocol):
     """What preparation needs of the API server: single objects, and lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """A volume's directory, the uid of its claim ("" without one), and what bears annotations for it."""
+
+    path: Path
+    pvc_uid: str
+    annotated: tuple[Annotated, ...]
 
 
 class Preparation:
@@ -40,9 +54,9 @@ class Preparation:
 
     async def assignment(self, order: Order) -> Assignment:
         """Return all that is needed to move the volume; raises ``ClusterError``."""
-        path, pvc_uid = await self._volume(order)
+        volume = await self._volume(order)
         place = await self._places.location(order.location)
-        namespace, make = _kind_of_assignment(order, place, path, self._settings)
+        namespace, make = _kind_of_assignment(order, place, volume, self._settings)
         prefix = location.repository_prefix(place, order.repo_identifier, namespace)
         fetched = await self._places.fetch(place)
         storage = location.s3_settings(place, prefix, fetched, self._settings.upload_workers)
@@ -50,12 +64,12 @@ class Preparation:
             name=order.name,
             namespace=order.namespace,
             uid=order.uid,
-            volume_path=path,
+            volume_path=volume.path,
             location=place.name,
             storage=storage,
             repository=str(storage.address),
             password=await repository_password(self._api, self._settings.namespace),
-            pvc_uid=pvc_uid or order.pvc_uid or None,
+            pvc_uid=volume.pvc_uid or order.pvc_uid or None,
             pod_namespace=order.pod_namespace,
             pod_name=order.pod_name,
             volume=order.volume,
@@ -78,8 +92,7 @@ class Preparation:
         path = paths.core(order.pod_namespace, "pods", paths.checked(order.pod_name, "pod"))
         return await read_object(self._api, path, objects.Pod, order.pod)
 
-    async def _volume(self, order: Order) -> tuple[Path, str]:
-        """Return the volume's directory, and the uid of its claim ("" without one)."""
+    async def _volume(self, order: Order) -> _Volume:
         pod = await self._pod(order)
         node = self._settings.node_name
         hostpath.check_pod(pod, order.pod_uid, node, order.kind.noun)
@@ -88,17 +101,20 @@ class Preparation:
             if site.where is not Where.HERE:
                 raise ClusterError(f"{site.reason}; restore it again")
         source = hostpath.source(pod, order.volume)
-        pvc_uid = ""
+        pvc_uid, annotated = "", [Annotated(order.pod, pod.metadata.annotations or {})]
         if isinstance(source, hostpath.Claimed):
-            directory, pvc_uid = await self._claimed(order.pod_namespace, source)
+            directory, claim = await self._claimed(order.pod_namespace, source)
+            pvc_uid = claim.metadata.uid
+            words = f"PersistentVolumeClaim {order.pod_namespace}/{source.claim}"
+            annotated.insert(0, Annotated(words, claim.metadata.annotations or {}))
         else:
             directory = source.directory
         pod_directory = hostpath.pod_directory(pod)
         host_pods = self._settings.host_pods
         path = await asyncio.to_thread(hostpath.find, host_pods, pod_directory, directory)
-        return path, pvc_uid
+        return _Volume(path, pvc_uid, tuple(annotated))
 
-    async def _claimed(self, namespace: str, source: hostpath.Claimed) -> tuple[str, str]:
+    async def _claimed(self, namespace: str, source: hostpath.Claimed) -> tuple[str, objects.Claim]:
         what = f"PersistentVolumeClaim {namespace}/{source.claim}"
         name = paths.checked(source.claim, "PersistentVolumeClaim")
         path = paths.core(namespace, "persistentvolumeclaims", name)
@@ -116,23 +132,30 @@ class Preparation:
             drivers = {
                 decode(item, objects.Named, "a CSIDriver").metadata.name for item in page.items
             }
-        return hostpath.claimed_directory(volume, claim, drivers), claim.metadata.uid
+        return hostpath.claimed_directory(volume, claim, drivers), claim
 
 
 def _kind_of_assignment(
-    order: Order, place: Location, path: Path, settings: AgentSettings
+    order: Order, place: Location, volume: _Volume, settings: AgentSettings
 ) -> tuple[str, Callable[..., Assignment]]:
     """Return the namespace whose repository is meant, and what only this kind needs to know."""
     if order.kind is OrderKind.BACKUP:
+        wishes = read_wishes(order, volume.annotated)
+        for warning in wishes.warnings:
+            LOG.warning("%s: %s", order.name, warning)
         location.require_writable(place)
         if not order.resumed:  # what is under way goes on through a bad moment
             location.require_available(place, datetime.datetime.now(datetime.UTC))
         return order.pod_namespace, functools.partial(
             BackupAssignment,
             tags=dict(order.tags),
-            reported_path=str(path),
-            compression=settings.compression,
+            reported_path=str(volume.path),
+            compression=wishes.compression or settings.compression,
             verify_stored=settings.verify_stored,
+            excludes=wishes.excludes,
+            on_read_error=wishes.on_read_error or "warn",
+            files_at_once=wishes.files_at_once,
+            warning="; ".join(wishes.warnings),
         )
     return order.source_namespace, functools.partial(
         RestoreAssignment,

@@ -199,6 +199,7 @@ class Work:
             if not outcome.snapshot_id:
                 return self._failed("the data path returned no snapshot; report this")
             message = _problems(outcome, "left out")
+            message = "; ".join(filter(None, (message, assignment.warning)))
             path, id = assignment.reported_path, outcome.snapshot_id
             end = patches.completed(id, outcome.size_bytes, path, message)
         else:

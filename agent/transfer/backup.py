@@ -17,7 +17,6 @@ from contextlib import nullcontext
 
 from msgspec.structs import replace
 
-from agent.budget import Budgets
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry
 from agent.errors import SourceError
@@ -39,6 +38,9 @@ from chunker import Chunks, ChunkStream, Piece, ZeroChunks
 READERS = 4
 SAVERS = 8
 """At most as many threads, on however many cores: each holds buffers, and the node has other work."""
+
+MOST_READERS = 8
+"""At most as many where more are asked for, for a file system that answers late: 2 to 8 MiB each."""
 
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
@@ -67,7 +69,7 @@ def back_up(
     Raises ``VolumeError`` if the root cannot be listed, ``Canceled``, and whatever the target
     raises. Entries that cannot be read are problems of the monitor, not errors.
     """
-    backup = _Backup(target, monitor, cancel, source.budgets)
+    backup = _Backup(target, monitor, cancel, source)
     root = Folder.root(source.parent_tree)
     try:
         with (
@@ -86,15 +88,17 @@ class _Backup:
     """One run: its pools, and what all of its threads share."""
 
     def __init__(
-        self, target: BackupTarget, monitor: Monitor, cancel: CancelToken, budgets: Budgets
+        self, target: BackupTarget, monitor: Monitor, cancel: CancelToken, source: Source
     ) -> None:
+        budgets = source.budgets
         cores, share = os.cpu_count() or 2, budgets.share_of
         self._reading = budgets.rates.reading
         self.run = Run(cancel)
         self._target = target
         self._monitor = monitor
         self._cancel = cancel
-        self._readers = Pool(self.run, "read", min(max(2, cores), READERS), share(QUEUED_BYTES))
+        readers = min(source.readers, MOST_READERS) or min(max(2, cores), READERS)
+        self._readers = Pool(self.run, "read", readers, share(QUEUED_BYTES))
         savers = min(cores, SAVERS)
         cut = share(min(CHUNKS_BYTES, savers * SAVED_BYTES))
         self._savers = Pool(self.run, "save", savers, cut)

@@ -80,6 +80,14 @@ class Checkpoints:
         except PodliftError as error:
             log.warning("no checkpoint was made: %s", error)
 
+    def keep(self, tree: bytes, others: Sequence[str]) -> None:
+        """Make one of a run that is over and gets no snapshot, in the place of ``others``."""
+        try:
+            self._save(tree)
+            self._target.remove_checkpoints(others)
+        except PodliftError as error:
+            log.warning("no checkpoint was made: %s", error)
+
     def _save(self, tree: bytes) -> None:
         """Store a checkpoint, then remove the one before it."""
         whole = self._described(tree)

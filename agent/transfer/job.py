@@ -10,7 +10,7 @@ from agent import __version__
 from agent.budget import Budgets
 from agent.cancel import CancelToken
 from agent.config import Compression, VerifyStored
-from agent.errors import MalformedData
+from agent.errors import MalformedData, VolumeIncomplete
 from agent.monitor import Counters, Monitor
 from agent.repository.locking import username
 from agent.repository.repository import Repository
@@ -37,7 +37,8 @@ class Request:
 
     ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
     snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks,
-    ``verify_stored`` says which packs are read back. ``budgets`` are shared with whatever else the
+    ``verify_stored`` says which packs are read back. With ``complete`` there is no snapshot if any entry
+    was left out, but a checkpoint, so that nothing is read or sent again. ``readers`` files are read at a time, 0 for as many as suit. ``budgets`` are shared with whatever else the
     process does.
     """
 
@@ -47,6 +48,8 @@ class Request:
     tags: Mapping[str, str]
     choose_parent: ChooseParent
     excludes: tuple[str, ...] = ()
+    complete: bool = False
+    readers: int = 0
     lock_wait_seconds: float = 0
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
@@ -73,8 +76,8 @@ def run_backup(
 ) -> Result:
     """Back a directory up into an open repository.
 
-    Raises ``VolumeError``, ``UsageError`` for bad excludes, ``Canceled``, ``RepositoryError``,
-    ``StorageError``. Files that cannot be read are counted in the monitor and left out.
+    Raises ``VolumeError`` (``VolumeIncomplete``), ``UsageError`` for bad excludes, ``Canceled``,
+    ``RepositoryError``, ``StorageError``. Files that cannot be read are counted in the monitor and left out.
     """
     started_ns = time.time_ns()
     exclude = Exclude(request.excludes)
@@ -90,7 +93,7 @@ def run_backup(
         snapshots = _snapshots(repository, cancel)
         parent = request.choose_parent(snapshots, started_ns)
         tree = parent.tree if parent is not None else None
-        source = Source(volume, exclude, tree, request.budgets)
+        source = Source(volume, exclude, tree, request.budgets, request.readers)
         with repository.writing(lock, monitor, cancel, _options(request, parent)) as writer:
 
             def described(tree: bytes) -> Snapshot:
@@ -99,23 +102,21 @@ def run_backup(
 
             checkpoints = Checkpoints(writer, described, monitor, cancel)
             tree = back_up(source, writer, monitor, cancel, checkpoints)
+            superfluous = _superfluous(request, snapshots, started_ns)
+            if request.complete and monitor.counters.problems:
+                checkpoints.keep(tree, superfluous)
+                raise VolumeIncomplete(monitor.counters.problems)
             snapshot_id = writer.finish(described(tree))
-            checkpoints.remove(_superfluous(request, snapshots, started_ns))
-    return Result(
-        snapshot_id,
-        parent.id if parent is not None else "",
-        monitor.counters,
-        (time.time_ns() - started_ns) / 1e9,
-    )
+            checkpoints.remove(superfluous)
+    return Result(snapshot_id, _id(parent), monitor.counters, (time.time_ns() - started_ns) / 1e9)
+
+
+def _id(parent: Snapshot | None) -> str:
+    return parent.id if parent is not None else ""
 
 
 def _options(request: Request, parent: Snapshot | None) -> WriteOptions:
-    return WriteOptions(
-        parent.id if parent is not None else "",
-        request.compression,
-        request.verify_stored,
-        request.budgets,
-    )
+    return WriteOptions(_id(parent), request.compression, request.verify_stored, request.budgets)
 
 
 def _superfluous(request: Request, snapshots: Sequence[Snapshot], started_ns: int) -> list[str]:

@@ -31,12 +31,16 @@ from agent.volume.reader import Volume
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """What is backed up: an open volume, less what is excluded, beside its parent's root tree."""
+    """What is backed up: an open volume, less what is excluded, beside its parent's root tree.
+
+    ``readers`` files are read at a time, 0 for as many as suit.
+    """
 
     volume: Volume
     exclude: Exclude
     parent_tree: bytes | None = None
     budgets: Budgets = dataclasses.field(default_factory=Budgets)
+    readers: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -142,6 +142,21 @@ async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeM
     assert 'podlift_lists_total{resource="podvolumebackups"} 1.0' in metrics
 
 
+async def test_a_backup_carries_what_is_wished_of_it(stage: Stage, mover: FakeMover) -> None:
+    pod = {"podlift.io/compression": "fastest", "podlift.io/exclude": "*.log"}
+    stage.server.patch(stage.server.path("pods", "db-0"), {"metadata": {"annotations": pod}})
+    stage.pvb("b-1", uploaderSettings={"ParallelFilesUpload": "7"})
+    backup = {"podlift.io/compression": "better", "podlift.io/on-read-error": "fail"}
+    path = stage.server.path("podvolumebackups", "b-1")
+    stage.server.patch(path, {"metadata": {"annotations": backup}})
+    async with agent_on(stage, mover, compression="default"):
+        assert (await stage.ended("b-1"))["phase"] == "Completed"
+    (assignment,) = mover.assignments
+    assert (assignment.compression, assignment.on_read_error) == ("better", "fail")
+    assert [pattern.glob for pattern in assignment.excludes] == ["*.log"]
+    assert assignment.files_at_once == 7
+
+
 async def test_memory_is_returned_once_all_work_has_ended(
     standin: StandinServer, mover: FakeMover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,18 @@ async def test_a_restore_is_completed_with_every_field(
     assert 'podlift_backups_total{result="completed"} 0.0' in metrics
 
 
+async def test_what_a_pod_wishes_of_its_backups_is_nothing_to_its_restore(
+    stage: RestoreStage, mover: FakeMover
+) -> None:
+    wrong = {"podlift.io/compression": "wrong", "podlift.io/exclude": "[", "podlift.io/x": ""}
+    stage.server.patch(stage.server.path("pods", "db-1"), {"metadata": {"annotations": wrong}})
+    stage.helper_is(RUNNING)
+    stage.pvr("r-1")
+    async with agent_on(stage, mover):
+        status = await stage.ended("r-1")
+    assert (status["phase"], status.get("message")) == ("Completed", None)
+
+
 async def test_problems_are_named_and_the_restore_completes(
     stage: RestoreStage, mover: FakeMover
 ) -> None:

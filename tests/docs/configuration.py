@@ -20,7 +20,8 @@ For whoever sets podlift up. Made by `make docs` from what `podlift agent --help
 
 An option can be given in the DaemonSet's `args`, or by the environment; `args` win. Durations are seconds,
 sizes MiB. What is wrong ends the agent at once, with a message that names the option. What belongs to a
-location stands in the BackupStorageLocation (locations.md), what belongs to a volume in annotations.
+location stands in the BackupStorageLocation (locations.md), what belongs to a volume in
+annotations (annotations.md).
 
 | option | variable | default | what it does |
 |---|---|---|---|

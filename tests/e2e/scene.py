@@ -164,9 +164,16 @@ class Scene:
 
     def objects(self, prefix: str = "") -> dict[str, str]:
         """Return key and ETag of everything in the bucket."""
+        return {o["Key"]: o["ETag"] for o in self._listed(prefix)}
+
+    def sizes(self, below: str) -> dict[str, int]:
+        """Return key and bytes of what lies below a folder of the repository."""
+        return {o["Key"]: o["Size"] for o in self._listed(f"{self.prefix}/{below}")}
+
+    def _listed(self, prefix: str) -> list[Any]:
         lister = self.s3.kept_client.get_paginator("list_objects_v2")
         pages = lister.paginate(Bucket=self.bucket, Prefix=prefix)
-        return {o["Key"]: o["ETag"] for page in pages for o in page.get("Contents", ())}
+        return [o for page in pages for o in page.get("Contents", ())]
 
     # -- volumes -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from agent.cluster.site import Site, site_of
 from agent.cluster.status import discover
 from agent.cluster.tuning import parse_config_map
 from agent.cluster.watch import Collection, Pace, Watcher
+from agent.cluster.wishes import EXCLUDE, KNOWN, PARALLEL_FILES, Annotated, Wishes, read_wishes
 from agent.config import ClusterAccess
 from agent.errors import ClusterError, UsageError
 from agent.storage.contract import Listed
@@ -266,6 +267,16 @@ def _at_a_time(found: objects.ConfigMap) -> int:
     return read_concurrency(found, "it").volumes({"k": "v"}, 1)
 
 
+def _patterns(text: str) -> Wishes:
+    order = Order(name="gold", annotations={f"podlift.io/{text}": text})
+    return read_wishes(order, [Annotated("its claim", {EXCLUDE: text}), Annotated("its pod", {})])
+
+
+def _single_values(text: str) -> Wishes:
+    order = Order(name="gold", uploader_settings={PARALLEL_FILES: text} if text != "fail" else {})
+    return read_wishes(order, [Annotated("its pod", dict.fromkeys(KNOWN[1:2], text))])
+
+
 def _volume_directories(body: bytes) -> list[str]:
     pod = parse_pod(body)
     found = [hostpath.pod_directory(pod)]
@@ -339,6 +350,8 @@ DECODERS = [
     Decoder("name of an object", lambda t: paths.checked(t, "pod"), "text", ["web-0", "a.b"], _CLUSTER, str),
     Decoder("ConfigMap", lambda c: _at_a_time(parse_config_map(c)), "json", [CONFIG_MAP], _CLUSTER, int, ("agent.cluster.tuning.parse_config_map",), _WORDS),
     Decoder("loadConcurrency", lambda c: _at_a_time(objects.ConfigMap(data={"c": c})), "text", [json.dumps(NODE_AGENT_CONFIG), "[" * 5000], _CLUSTER, int, ("agent.cluster.concurrency.read_concurrency",)),
+    Decoder("exclude annotation", _patterns, "text", ["*.log, /cache\ntmp/\\,x", "\\\n,"], _CLUSTER, Wishes, ("agent.cluster.wishes.read_wishes",), _WORDS),
+    Decoder("other wishes", _single_values, "text", ["fail", "8"], _CLUSTER, Wishes, (), _WORDS),
     Decoder("record", _records, "json", [RECORD, b"null"], _CLUSTER, list, ("agent.cluster.record.read_record",), _WORDS),
     Decoder("record in its gzip", lambda c: read_record(c, "the record"), "bytes", [gzip.compress(RECORD)], _CLUSTER, list, ("agent.cluster.record.read_record",)),
     Decoder("PodVolumeBackup that may need a snapshot", lambda c: read_object(c, "it"), "json", [PVB], _CLUSTER, VolumeBackup, ("agent.cluster.record.read_object",), _WORDS),
