@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.apiservers",
     "tests.support.s3servers",
     "tests.support.restic",
+    "tests.support.promtool",
 ]
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
