@@ -200,7 +200,7 @@ def _by_policy(options: dict[str, Any]) -> Choose:
 
 def _readable(repository: Repository, cancel: CancelToken) -> list[Snapshot]:
     refused: list[MalformedData] = []
-    found = repository.snapshots(cancel, refused)
+    found = repository.snapshots(cancel, refused, fresh=True)
     for error in refused:
         click.echo(f"podlift: left alone: {plain_text(str(error))}; forget it by its id", err=True)
     return found

@@ -32,6 +32,7 @@ import xxhash
 from agent.config import CacheDir
 from agent.repository._table import Mapping
 from agent.repository.identity import ID_SIZE, BlobType, is_object_name
+from agent.repository.snapshotcache import SnapshotCache
 from agent.repository.table import Table, columns, merged
 
 _MAGIC = b"podlift table 2\n"
@@ -103,6 +104,8 @@ class Cache:
         self._remembered = place.root / repository_id / "directories"
         self._lock = threading.Lock()
         self._room_bytes = 0
+        kept = place.root / repository_id / "snapshots"
+        self.snapshots = SnapshotCache(kept, self._make_room)
         tag = place.root / _TAG_NAME
         try:
             place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -207,7 +210,7 @@ class Cache:
             for path in self._folder.iterdir():
                 if is_object_name(path.name) and path.name not in index_ids:
                     path.unlink(missing_ok=True)
-        for folder in (self._folder, self._remembered):
+        for folder in (self._folder, self._remembered, self._folder.parent / "snapshots"):
             _remove_unfinished(folder)
         self._make_room(0)
 
@@ -278,7 +281,8 @@ def _remove_unfinished(folder: Path) -> None:
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
     """Yield when each cached file was last used, its size and path, of all repositories."""
-    for path in itertools.chain(root.glob("*/index/*"), root.glob("*/directories/*")):
+    kinds = ("index", "directories", "snapshots")
+    for path in itertools.chain.from_iterable(root.glob(f"*/{kind}/*") for kind in kinds):
         with contextlib.suppress(OSError):
             found = path.stat()
             yield found.st_mtime, found.st_size, path

@@ -26,6 +26,9 @@ _RECORD_SIZE = 1 + ID_SIZE
 _MOST_BYTES = _RECORD_SIZE << 16
 """What is read of a journal at most: it holds a minute's packs and a day's locks."""
 
+_BEGINNINGS = 8
+"""How often a journal is begun; each time it has to meet somebody who looks at that very moment."""
+
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +45,8 @@ class Journal:
     def __init__(self, folder: Path | None) -> None:
         self._lock = threading.Lock()
         self._open: set[bytes] = set()
-        self._path = folder / f"journal.{secrets.token_hex(8)}" if folder is not None else None
+        self._folder = folder
+        self._path: Path | None = None
         self._descriptor = -1
 
     def pack(self, id: PackId) -> None:
@@ -75,27 +79,28 @@ class Journal:
             self._write(record)
 
     def _write(self, record: bytes) -> None:
-        if self._path is None:
+        if self._folder is None:
             return
         try:
             if self._descriptor < 0:
-                self._begin(self._path)
+                self._begin(self._folder)
             os.write(self._descriptor, record)
         except OSError as error:
             log.info("no journal is kept: %s", error)
-            self._path = None
+            self._folder = None
 
-    def _begin(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # others would take us for dead
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            raise
-        self._descriptor = descriptor
+    def _begin(self, folder: Path) -> None:
+        """Make the file; who looks for the dead may lock it before we do, so it is tried again."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in reversed(range(_BEGINNINGS)):
+            path = folder / f"journal.{secrets.token_hex(8)}"
+            try:
+                self._descriptor = _made(path)
+                self._path = path
+                return
+            except BlockingIOError:
+                if not left:
+                    raise
 
     def close(self) -> None:
         """End the run: the file goes, unless something is still to be taken over."""
@@ -106,7 +111,7 @@ class Journal:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
             os.close(self._descriptor)
-            self._descriptor, self._path = -1, None
+            self._descriptor, self._folder = -1, None
 
 
 class Inheritance:
@@ -139,6 +144,19 @@ class Inheritance:
         for descriptor, _ in self._held:
             os.close(descriptor)
         self._held = []
+
+
+def _made(path: Path) -> int:
+    """Return a descriptor of a new file that is locked; else others would take us for dead."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
 
 
 def _journals(folder: Path | None) -> Iterator[Path]:

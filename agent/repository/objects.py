@@ -124,8 +124,15 @@ class Objects:
 
     def load(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the JSON of a file; raises ``ObjectMissing`` or ``MalformedData``."""
+        return self.unseal(folder, name, self.fetch(folder, name, cancel=cancel))
+
+    def fetch(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> bytes:
+        """Return a file as it is stored, not verified yet; raises ``ObjectMissing``."""
+        return self.storage.get(file_key(folder, name), cancel=cancel)
+
+    def unseal(self, folder: Folder, name: str, stored: bytes) -> bytes:
+        """Return the JSON of a file that was stored as this; raises ``MalformedData``."""
         what = file_key(folder, name)
-        stored = self.storage.get(what, cancel=cancel)
         if hashlib.sha256(stored).hexdigest() != name:
             raise MalformedData(what, "its content does not match its name")
         return unwrap(self.key.unseal(stored, what), MOST_JSON_BYTES[folder], what)

@@ -36,6 +36,7 @@ from agent.repository.parameters import RepositoryConfig
 from agent.repository.reader import BlobReader
 from agent.repository.remembered import Directories
 from agent.repository.snapshot import Snapshot, decode_snapshot
+from agent.repository.snapshotcache import SnapshotCache
 from agent.repository.table import Table
 from agent.repository.writer import Session, WriteOptions, Writer
 from agent.threads import Threads
@@ -147,17 +148,28 @@ class Repository:
         return self.objects.storage.place
 
     def snapshots(
-        self, cancel: CancelToken = NEVER, refused: list[MalformedData] | None = None
+        self,
+        cancel: CancelToken = NEVER,
+        refused: list[MalformedData] | None = None,
+        *,
+        fresh: bool = False,
     ) -> list[Snapshot]:
         """Return all snapshots, oldest first.
 
-        A damaged one raises ``MalformedData``, or is left out if a list in ``refused`` takes
-        its error.
+        Those that the cache has are not fetched, unless ``fresh``: whoever removes something looks
+        at what is stored. A damaged one raises ``MalformedData``, or is left out if a list in
+        ``refused`` takes its error.
         """
+        there = set(names(self.objects.storage, Folder.SNAPSHOTS, cancel))
+        kept = self._cache.snapshots if self._cache is not None and not fresh else None
+        if kept is not None:
+            kept.keep_only(there)
 
         def load(name: str) -> Snapshot | None:
             try:
-                return self.load_snapshot(name, cancel)
+                if kept is None:
+                    return self.load_snapshot(name, cancel)
+                return self._kept_snapshot(name, kept, cancel)
             except ObjectMissing:
                 return None
             except MalformedData as error:
@@ -166,8 +178,17 @@ class Repository:
                 refused.append(error)
                 return None
 
-        loaded = in_parallel(load, names(self.objects.storage, Folder.SNAPSHOTS, cancel))
+        loaded = in_parallel(load, there)
         return sorted((s for s in loaded if s is not None), key=lambda s: s.time_ns)
+
+    def _kept_snapshot(self, name: str, kept: SnapshotCache, cancel: CancelToken) -> Snapshot:
+        """Return a snapshot out of the cache, or fetch and keep it; raises as ``load_snapshot``."""
+        here = kept.get(name)
+        stored = here or self.objects.fetch(Folder.SNAPSHOTS, name, cancel=cancel)
+        found = decode_snapshot(self.objects.unseal(Folder.SNAPSHOTS, name, stored), name)
+        if here is None:
+            kept.keep(name, stored)
+        return found
 
     def load_snapshot(self, name: str, cancel: CancelToken = NEVER) -> Snapshot:
         """Return the snapshot of a full id; raises ``ObjectMissing`` and ``MalformedData``."""
@@ -261,15 +282,18 @@ class Repository:
         """Remove the locks of processes of this node that are gone."""
         gone = Inheritance(self.folder)
         try:
-            for name in gone.left.locks:
-                self.objects.remove(Folder.LOCKS, name, cancel=cancel)
-                log.info("removed the lock %s, whose process is gone", name[:8])
+            self._remove_locks(gone, cancel)
             if not gone.left.packs:
                 gone.settle()
         except StorageError as error:
             log.warning("a lock of a process that is gone stays behind: %s", error)
         finally:
             gone.release()
+
+    def _remove_locks(self, gone: Inheritance, cancel: CancelToken) -> None:
+        for name in gone.left.locks:
+            self.objects.remove(Folder.LOCKS, name, cancel=cancel)
+            log.info("removed the lock %s, whose process is gone", name[:8])
 
     @contextlib.contextmanager
     def writing(
@@ -320,6 +344,7 @@ class Repository:
             if packs:
                 adopted = writer.adopt(packs)
                 log.info("%s: adopted %d packs of a run that is gone", self.place, adopted)
+            self._remove_locks(gone, cancel)  # of who ended since we began
             gone.settle()
         finally:
             gone.release()

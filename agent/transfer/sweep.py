@@ -89,7 +89,7 @@ def sweep(
                 log.warning("removed from %s: %s", repository.place, lock_found.reason)
     wait = options.lock_wait_seconds
     with repository.locked(exclusive=options.apply, wait_seconds=wait, cancel=cancel) as lock:
-        snapshots = repository.snapshots(cancel)
+        snapshots = repository.snapshots(cancel, fresh=True)
         needs = read_needs(cancel)
         grace_ns = int(options.grace_seconds * 1e9)
         judgement = judge(snapshots, needs, options.now_ns(), grace_ns, prefix)

@@ -18,6 +18,7 @@ from agent.cluster.mover import Means
 from agent.cluster.restorer import give_back
 from agent.cluster.run import run_agent
 from agent.config import AgentSettings, CacheDir
+from agent.monitor import Count
 from agent.repository import opening, pack, writer
 from agent.repository.keyfile import ScryptCost
 from agent.storage.contract import Storage
@@ -36,7 +37,7 @@ _processes.set_forkserver_preload([__name__])
 def run(settings: AgentSettings, place: Path, wrapped: Callable[[Storage], Storage]) -> None:
     """Run until SIGTERM; what each repository is stored in is ``wrapped``."""
 
-    def open_local(_: S3Settings, rates: Rates) -> Storage:
+    def open_local(_: S3Settings, rates: Rates, count: Count) -> Storage:
         return wrapped(LocalStorage.create(place, rates))
 
     mover.open_s3 = restorer.open_s3 = open_local  # type: ignore[assignment]

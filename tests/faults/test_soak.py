@@ -39,6 +39,8 @@ PASSWORD = "pass"
 NODES, CONCURRENCY, AT_ONCE = 4, 2, 50
 SECONDS = float(os.environ.get("PODLIFT_SOAK_SECONDS", "15"))
 WAVE_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
+LIFE_SECONDS = 3.0
+"""How long an agent lives at least: a backup is given up after five attempts that ended with theirs."""
 
 CHANGING, KEPT = "changing", 20
 """The folder whose files come and go, and how many of them there are at most."""
@@ -76,6 +78,7 @@ class Node:
         (self.volume / "large").write_bytes(noise(number, 1 << 20))
         (self.volume / CHANGING).mkdir()
         self.newest = self.replaced = 0
+        self._started = 0.0
         self.agent = self._start()
 
     def _start(self) -> ForkServerProcess:
@@ -87,10 +90,13 @@ class Node:
             grace_seconds=8.0,
         )
         seed = self._soak.draw.randrange(1 << 30)
+        self._started = time.monotonic()
         return start(Weather(settings, self._soak.place, seed))
 
     def replace(self, number: int) -> None:
-        """End the agent by a signal, and start a new one."""
+        """End the agent by a signal, and start a new one; spare one that has only just started."""
+        if time.monotonic() - self._started < LIFE_SECONDS:
+            return
         pid = self.agent.pid
         assert pid is not None
         os.kill(pid, number)
@@ -220,7 +226,7 @@ def test_everything_ends_well_whatever_goes_wrong(standin: StandinServer, tmp_pa
         f" files changed: all completed, restored and compared; held at most: {most};"
         f" by the agent that lived on, at half the time: {half}, at the end: {held[0]}"
     )
-    assert replaced > NODES
+    assert replaced >= NODES
     assert most.threads <= HELD_THREADS
     assert most.descriptors <= HELD_DESCRIPTORS
     assert most.mib <= HELD_MIB
@@ -232,7 +238,7 @@ def judge(soak: Soak) -> None:
     repository = open_repository(LocalStorage(soak.place), PASSWORD)
     snapshots = {snapshot.id: snapshot for snapshot in repository.snapshots()}
     assert not [each for each in snapshots.values() if each.is_checkpoint]
-    assert not list((soak.place / "locks").iterdir())
+    assert not list(LocalStorage(soak.place).list("locks/"))
     assert not list(soak.root.rglob("journal.*"))
     reading = repository.reading()
     for name, asked in soak.asked.items():

@@ -124,6 +124,26 @@ def test_where_files_cannot_be_locked_no_journal_is_kept(
     assert journals(tmp_path) == []
 
 
+def test_who_looks_for_the_dead_at_that_moment_does_not_keep_us_from_a_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, takers = journal.fcntl.flock, [Inheritance]
+    taken: list[Inheritance] = []
+
+    def look_first(descriptor: int, operation: int) -> None:
+        while takers:
+            taken.append(takers.pop()(tmp_path))  # locks the new file before its maker does
+        real(descriptor, operation)
+
+    monkeypatch.setattr(journal.fcntl, "flock", look_first)
+    run = Journal(tmp_path)
+    run.lock("ab" * 32)
+    taken[0].settle()
+    assert len(journals(tmp_path)) == 1
+    run.close()
+    assert Inheritance(tmp_path).left.locks == {"ab" * 32}
+
+
 class Interrupted:
     """A repository whose writer sends packs and cannot write an index: a run that is as good as dead."""
 
@@ -199,6 +219,19 @@ def test_a_prune_after_a_kill_need_not_wait_for_the_dead(interrupted: Interrupte
         lock.check()
     assert keys(interrupted.storage, "locks") == []
     assert interrupted.write(interrupted.repository()) == 0  # its packs are still inherited
+
+
+def test_a_lock_of_somebody_who_ended_since_we_began_goes_with_its_journal(
+    interrupted: Interrupted,
+) -> None:
+    repository = interrupted.repository()
+    with repository.locked(exclusive=False) as lock:
+        interrupted.die()
+        assert len(keys(interrupted.storage, "locks")) == 2
+        with repository.writing(lock, Monitor()) as writer:
+            writer.finish(Snapshot(time_ns=0, tree=writer.store_tree([])))
+        assert len(keys(interrupted.storage, "locks")) == 1
+    assert keys(interrupted.storage, "locks") == []
 
 
 def test_another_repository_of_the_node_inherits_nothing(
