@@ -111,6 +111,7 @@ class HeldLock:
         self._settles_at = 0.0
         self._cancel = CancelToken()
         self._settled = False
+        self._given_up: BaseException | None = None
         self._settling = threading.Lock()
         self._rivals: dict[str, Lock] = {}  # what forbade this lock when we last looked
         self._leftovers: list[str] = []  # names of ours that may still be there
@@ -137,7 +138,7 @@ class HeldLock:
             raise
         self._settles_at = self._clock.running_seconds() + SETTLE_SECONDS
         self._cancel = cancel
-        self._lost = ""
+        self._lost, self._given_up = "", None
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=within_context(self._keep), args=[self._stop], name="lock-refresh", daemon=True
@@ -145,8 +146,13 @@ class HeldLock:
         self._thread.start()
 
     def settle(self) -> None:
-        """Look again for somebody who locked at the same moment, once; raise ``RepositoryLocked``."""
+        """Look again for somebody who locked at the same moment, once; raise ``RepositoryLocked``.
+
+        If that ends with an error, every thread that relies on the lock gets this very one.
+        """
         with self._settling:
+            if self._given_up is not None:
+                raise self._given_up
             if self._settled or self._lost:
                 return
             try:
@@ -154,7 +160,7 @@ class HeldLock:
                 self._clock.pause(self._cancel, max(0.0, left))
                 self._refuse_conflicts(self._others(self._cancel))
             except BaseException as error:
-                self._lost = f"it was given up: {error}"
+                self._lost, self._given_up = f"it was given up: {error}", error
                 self._stop.set()
                 self._remove_all()
                 raise
