@@ -70,6 +70,7 @@ COMMANDS = {
     "restore": "restores",
     "snapshots": "listing",
     "stats": "listing",
+    "status": "status",
     "unlock": "retention",
 }
 """Each command, and the module of ``agent.commands`` that has it."""

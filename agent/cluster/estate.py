@@ -11,17 +11,17 @@ Those may belong to another location, whose records we do not know: they are swe
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from agent.cancel import CancelToken
 from agent.cluster import location, paths, record
-from agent.cluster.client import Kube, T
-from agent.cluster.credentials import credentials
+from agent.cluster.client import Kube
 from agent.cluster.location import Fetched, Location
 from agent.cluster.places import Places
 from agent.cluster.record import Folder, Standing, VolumeBackup
 from agent.cluster.secrets import PrivateFiles, repository_password
+from agent.cluster.session import connected
 from agent.config import ClusterSettings
 from agent.errors import ClusterError, ObjectMissing, StorageError
 from agent.needs import Needs
@@ -61,7 +61,7 @@ def reach(settings: ClusterSettings, name: str, private: Path, *, writing: bool 
             place, await places.fetch(place), await repository_password(kube, settings.namespace)
         )
 
-    return asyncio.run(_connected(settings, find))
+    return asyncio.run(connected(settings.access, find))
 
 
 def list_volume_backups(settings: ClusterSettings) -> list[bytes]:
@@ -70,15 +70,7 @@ def list_volume_backups(settings: ClusterSettings) -> list[bytes]:
     async def ask(kube: Kube) -> list[bytes]:
         return (await kube.list(paths.velero(settings.namespace, "podvolumebackups"))).items
 
-    return asyncio.run(_connected(settings, ask))
-
-
-async def _connected(settings: ClusterSettings, work: Callable[[Kube], Awaitable[T]]) -> T:
-    kube = await Kube.connect(credentials(settings.access))
-    try:
-        return await work(kube)
-    finally:
-        await kube.close()
+    return asyncio.run(connected(settings.access, ask))
 
 
 def repositories(place: Location, bucket: Storage, cancel: CancelToken) -> list[str]:

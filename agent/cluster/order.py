@@ -122,9 +122,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     cancel: bool = False
     phase: str = ""
     started: str = ""
+    ended: str = ""
     snapshot_id: str = ""
     message: str = ""
     total_bytes: int = 0
+    done_bytes: int = 0
     defect: str = ""
 
     @property
@@ -188,12 +190,14 @@ class _Spec(msgspec.Struct, rename="camel"):
 
 class _Progress(msgspec.Struct, rename="camel"):
     total_bytes: int = 0
+    bytes_done: int = 0
 
 
 class _Status(msgspec.Struct, rename="camel"):
     phase: str | None = None
     message: str | None = None
     start_timestamp: str | None = None
+    completion_timestamp: str | None = None
     snapshot_id: str | None = msgspec.field(default=None, name="snapshotID")
     progress: _Progress | None = None
 
@@ -238,6 +242,7 @@ def owner_text(owner: Owner) -> str:
 
 def _flat(kind: OrderKind, whole: _Whole) -> Order:
     metadata, spec, status = whole.metadata, whole.spec, whole.status or _Status()
+    progress = status.progress or _Progress()
     restore_uid = _restore_uid(metadata)
     return Order(
         kind=kind,
@@ -267,9 +272,11 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         cancel=bool(spec.cancel),
         phase=status.phase or "",
         started=status.start_timestamp or "",
+        ended=status.completion_timestamp or "",
         snapshot_id=status.snapshot_id or "",
         message=status.message or "",
-        total_bytes=(status.progress or _Progress()).total_bytes,
+        total_bytes=progress.total_bytes,
+        done_bytes=progress.bytes_done,
         defect=_missing(kind, spec, restore_uid),
     )
 

@@ -17,7 +17,7 @@ from tests.e2e.scene import WITHOUT_OVERRIDE
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
 
-COMMANDS = ("agent", "backup", "check", "demo", "init", "ls", "restore", "snapshots")
+COMMANDS = ("agent", "backup", "check", "demo", "init", "ls", "restore", "snapshots", "status")
 
 
 class TestHelp:
