@@ -5,6 +5,8 @@
 # index again. Nothing in the image is writable but /tmp and what the pod mounts; the agent runs as
 # root because a node's volumes belong to anybody, and the DaemonSet takes the rest of root away.
 #
+# tests/support/image.py runs the last stage's steps as they stand here, off the network.
+#
 # PYTHON_IMAGE may name the same image in a mirror, or pin it by digest.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 

@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.support.s3servers",
     "tests.support.restic",
     "tests.support.promtool",
+    "tests.support.image",
 ]
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
-from shutil import copy, copytree, ignore_patterns, which
+from shutil import which
 from typing import Any
 
 import click
@@ -282,16 +282,8 @@ def test_the_scrub_reads_the_part_whose_turn_it_is_and_waits_for_others() -> Non
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        copy(ROOT / name, source)
-    for room in ("agent", "chunker"):
-        copytree(ROOT / room, source / room, ignore=ignore_patterns("*.so", "__pycache__"))
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", source / "out", source)
-    (built,) = (source / "out").iterdir()
-    return zipfile.Path(built)
+def wheel(built_wheel: Path) -> zipfile.Path:
+    return zipfile.Path(built_wheel)
 
 
 KERNELS = {

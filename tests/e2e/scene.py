@@ -31,6 +31,7 @@ CHEAP = ScryptCost(n=16, r=1, p=1)
 FINAL = ("Completed", "Failed")
 PVC_UID = "velero.io/pvc-uid"
 KEY = "cloud"  # of the Secrets with credentials, as velero install makes them
+HERE = "127.0.0.1:0"
 _numbers = itertools.count(1)
 
 WITHOUT_OVERRIDE = (
@@ -330,29 +331,27 @@ class Scene:
 
         return until(look, f"progress of {name}", alive=agent)
 
-    @contextlib.contextmanager
     def agent(
         self, *options: str, node: str = "", pod: Json | None = None, wrapper: Sequence[str] = ()
-    ) -> Iterator[Agent]:
+    ) -> contextlib.AbstractContextManager[Agent]:
         """Run an agent for the length of a scope, in the name of ``pod`` if there is one."""
-        number = next(_numbers)
-        log = self.directory / f"agent-{number}.log"
         command = [sys.executable, "-m", "agent", "agent"]
         command += ["--kubeconfig", str(self.server.kubeconfig), "--node-name", node or self.node]
         command += ["--namespace", self.server.namespace, "--host-pods", str(self.host_pods)]
-        command += [
-            "--cache-dir",
-            str(self.directory / "cache"),
-            "--metrics-address",
-            "127.0.0.1:0",
-        ]
+        command += ["--cache-dir", str(self.directory / "cache"), "--metrics-address", HERE]
         about = pod["metadata"] if pod else {}
         names = {"POD_NAME": about["name"], "POD_UID": about["uid"]} if pod else {}
         home = {"HOME": str(self.directory), "TMPDIR": str(self.directory)}  # a kill leaves files
         environment = {"PATH": os.environ["PATH"], **home, **names}
+        return self.running([*wrapper, *command, *options], environment)
+
+    @contextlib.contextmanager
+    def running(self, command: Sequence[str], environment: dict[str, str]) -> Iterator[Agent]:
+        """Run a command that is an agent for the length of a scope."""
+        log = self.directory / f"agent-{next(_numbers)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*wrapper, *command, *options],
+                command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -44,12 +44,8 @@ def podlift(given: list[str], *arguments: str | Path) -> "subprocess.CompletedPr
     )
 
 
-@pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a volume with files of several owners that nobody else may read."""
-    if os.geteuid() != 0:
-        missing("root (whose capabilities are taken away one by one)", "run the tests as root")
-    root = tmp_path_factory.mktemp("volume") / "v"
+def fill(root: Path) -> None:
+    """Fill a volume with all kinds of entries, and files of several owners that nobody else may read."""
     make_volume(root)
     (root / "private").mkdir()
     for name, owner, mode in (
@@ -64,6 +60,15 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.setxattr(root / "program", "security.capability", FILE_CAPABILITY)
     os.chown(root / "private", *OWNER)
     (root / "private").chmod(0o700)
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a volume with files of several owners that nobody else may read."""
+    if os.geteuid() != 0:
+        missing("root (whose capabilities are taken away one by one)", "run the tests as root")
+    root = tmp_path_factory.mktemp("volume") / "v"
+    fill(root)
     return root
 
 

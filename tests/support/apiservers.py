@@ -144,13 +144,17 @@ class KubeApiServer(ApiServer):
         if not self._process.running:
             self._process.start()
 
-    def log_in(self, account: str) -> Path:
-        """Return a kubeconfig with nothing but a token of a service account (TokenRequest)."""
+    def token_of(self, account: str) -> str:
+        """Return a token of a service account (TokenRequest)."""
         wish = {"spec": {"expirationSeconds": 3600}}
         path = f"{self.path('serviceaccounts', account)}/token"
-        token = self._expect("POST", path, wish)["status"]["token"]
+        token: str = self._expect("POST", path, wish)["status"]["token"]
+        return token
+
+    def log_in(self, account: str) -> Path:
+        """Return a kubeconfig with nothing but a token of a service account."""
         config = yaml.safe_load(self.kubeconfig.read_text())
-        config["users"][0]["user"] = {"token": token}
+        config["users"][0]["user"] = {"token": self.token_of(account)}
         file = self._process.directory / f"kubeconfig-{self.namespace}-{account}"
         file.write_text(json.dumps(config))
         return file
