@@ -191,6 +191,21 @@ def test_an_agent_for_backups_alone_does_with_the_rights_that_are_left(
     Deployed(scene, documents).live(back_up, proxy)
 
 
+def test_an_agent_that_may_not_write_events_says_so_once_and_does_its_work(
+    scene: Scene, kube_apiserver: KubeApiServer
+) -> None:
+    documents = read_manifest("daemonset.yaml")
+    for role in documents:
+        rules = role.get("rules", [])
+        rules[:] = [rule for rule in rules if rule["resources"] != ["events"]]
+    account = Account(kube_apiserver, documents)
+    with scene.agent(*account.options) as agent:
+        back_up_and_restore(scene, agent, "csi")
+    assert account.refused() == {Right("", "events", "create", "")}
+    assert agent.log_text.count("Events cannot be written") == 1
+    assert len(scene.server.list(scene.server.path("events"))["items"]) == 0
+
+
 def test_gc_uses_every_right_of_its_account_and_is_refused_none(
     scene: Scene, kube_apiserver: KubeApiServer
 ) -> None:
