@@ -42,7 +42,8 @@ class Assignment:
 class BackupAssignment(Assignment):
     """One volume to back up; ``reported_path`` and ``warning`` go into the status.
 
-    ``files_at_once`` is how many are read at the same time, 0 for the mover's own choice.
+    ``files_at_once`` is how many are read at the same time, 0 for the mover's own choice. ``parent`` is
+    the PodVolumeBackup's word on that: an id, ``none``, or ``auto`` or "" for the mover's own choice.
     """
 
     tags: dict[str, str]
@@ -52,6 +53,7 @@ class BackupAssignment(Assignment):
     excludes: tuple[Pattern, ...] = ()
     on_read_error: OnReadError = "warn"
     files_at_once: int = 0
+    parent: str = ""
     warning: str = ""
 
 
@@ -77,13 +79,15 @@ class RestoreAssignment(Assignment):
 class Outcome:
     """What came of it: a snapshot that can be restored, or a volume that was given back.
 
-    ``snapshot_id`` is a backup's alone. ``size_bytes`` is the size of the volume's content.
+    ``snapshot_id`` and ``incremental_bytes`` (content that was new or changed, and so was read) are a
+    backup's alone. ``size_bytes`` is the size of the volume's content.
     ``problems`` entries are not complete, of which ``problem_names`` are the first.
     ``message`` is for the status, "" for nothing to say.
     """
 
     snapshot_id: str = ""
     size_bytes: int
+    incremental_bytes: int = 0
     problems: int = 0
     problem_names: tuple[str, ...] = ()
     message: str = ""

@@ -90,7 +90,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     ``annotations`` are those with our prefix, but not the claim's own.
 
-    ``node``, ``tags`` and ``snapshot_id`` (what its status says) are a backup's alone;
+    ``node``, ``tags``, ``parent_snapshot`` and ``snapshot_id`` (what its status says) are a backup's alone;
     ``wanted_snapshot``, ``source_namespace`` and ``restore_uid`` (the Restore's that it is part
     of) a restore's.
     """
@@ -116,6 +116,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     uploader_settings: dict[str, str] = {}
     pvc_uid: str = ""
+    parent_snapshot: str = ""
     wanted_snapshot: str = ""
     source_namespace: str = ""
     restore_uid: str = ""
@@ -185,6 +186,7 @@ class _Spec(msgspec.Struct, rename="camel"):
     uploader_settings: dict[str, str] | None = None
     snapshot_id: str = msgspec.field(default="", name="snapshotID")
     source_namespace: str = ""
+    parent_snapshot: str | None = None
     cancel: bool | None = None
 
 
@@ -266,6 +268,7 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         annotations=ours(metadata.annotations),
         uploader_settings=spec.uploader_settings or {},
         pvc_uid=(metadata.labels or {}).get(PVC_UID_LABEL, ""),
+        parent_snapshot=spec.parent_snapshot or "",
         wanted_snapshot=spec.snapshot_id,
         source_namespace=spec.source_namespace,
         restore_uid=restore_uid,

@@ -2,8 +2,9 @@
 
 Every patch names the object's uid, so that it cannot hit another object of the same name, and
 the resourceVersion that it was decided on, so that nothing is overwritten that we have not
-seen; a progress report that is late can then never undo a final state. Only phases and fields
-that every Velero version knows are written (velero.md section 1.3; section 10, MUST 1 and 3).
+seen; a progress report that is late can then never undo a final state. Only phases that every
+Velero version knows are written (velero.md section 1.3; section 10, MUST 1 and 3); fields that only newer
+ones know (``acceptedTimestamp``, ``incrementalBytes``) are dropped by the API servers of older ones.
 """
 
 from collections.abc import Mapping
@@ -26,13 +27,14 @@ RESTORED_BEFORE = "restored by an agent that ended before it could say so: its p
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How an order ended. ``snapshot_id`` and ``path`` only if a snapshot was made."""
+    """How an order ended. ``snapshot_id``, ``path`` and ``incremental_bytes`` only if a snapshot was made."""
 
     phase: str
     message: str = ""
     snapshot_id: str = ""
     path: str = ""
     size_bytes: int | None = None
+    incremental_bytes: int | None = None
 
     @property
     def words(self) -> str:
@@ -42,9 +44,11 @@ class Final:
         return "; ".join(filter(None, (made, size, self.message)))
 
 
-def completed(snapshot_id: str, size_bytes: int, path: str, message: str = "") -> Final:
+def completed(
+    snapshot_id: str, path: str, size_bytes: int, incremental_bytes: int, message: str = ""
+) -> Final:
     """Describe a snapshot that can be restored; ``message`` tells of partial problems."""
-    return Final("Completed", message, snapshot_id, path, size_bytes)
+    return Final("Completed", message, snapshot_id, path, size_bytes, incremental_bytes)
 
 
 def restored(size_bytes: int, message: str = "") -> Final:
@@ -123,6 +127,8 @@ def final(order: Order, end: Final, now: str) -> Patch:
     if end.snapshot_id:
         status["snapshotID"] = end.snapshot_id
         status["path"] = end.path
+    if end.incremental_bytes is not None:
+        status["incrementalBytes"] = min(end.incremental_bytes, _INT64_MAX)
     if end.size_bytes is not None:
         status["progress"] = _progress(end.size_bytes, end.size_bytes)
     return {"metadata": _seen(order), "status": status}
@@ -138,7 +144,8 @@ def _progress(total_bytes: int, done_bytes: int) -> dict[str, int]:
 
 def _started(order: Order, now: str) -> dict[str, Any]:
     """Return what a claim says of the status; one that is claimed again began when it did."""
-    return {"phase": RUNNING_PHASE, "startTimestamp": order.started or now}
+    began = order.started or now
+    return {"phase": RUNNING_PHASE, "acceptedTimestamp": began, "startTimestamp": began}
 
 
 def _seen(order: Order) -> dict[str, str]:

@@ -155,6 +155,7 @@ def _kind_of_assignment(
             excludes=wishes.excludes,
             on_read_error=wishes.on_read_error or "warn",
             files_at_once=wishes.files_at_once,
+            parent=order.parent_snapshot,
             warning="; ".join(wishes.warnings),
         )
     return order.source_namespace, functools.partial(

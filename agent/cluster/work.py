@@ -200,8 +200,13 @@ class Work:
                 return self._failed("the data path returned no snapshot; report this")
             message = _problems(outcome, "left out")
             message = "; ".join(filter(None, (message, assignment.warning)))
-            path, id = assignment.reported_path, outcome.snapshot_id
-            end = patches.completed(id, outcome.size_bytes, path, message)
+            end = patches.completed(
+                outcome.snapshot_id,
+                assignment.reported_path,
+                outcome.size_bytes,
+                outcome.incremental_bytes,
+                message,
+            )
         else:
             end = patches.restored(outcome.size_bytes, _problems(outcome, "not restored in full"))
         return end, Result.PARTIAL if outcome.problems else Result.COMPLETED

@@ -6,7 +6,7 @@ follows a claim (``pvc-uid``), not a pod: a pod that was made anew keeps its par
 checkpoint of a run that was interrupted is a parent like any other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.repository.snapshot import Snapshot
 
@@ -34,6 +34,29 @@ def by_tags(snapshots: Sequence[Snapshot], tags: Mapping[str, str], now_ns: int)
             if found is not None:
                 return found
     return None
+
+
+def by_wish(
+    wish: str, tags: Mapping[str, str]
+) -> Callable[[Sequence[Snapshot], int], Snapshot | None]:
+    """Return the choice of a parent for a volume with these tags, where somebody may have a wish.
+
+    ``none`` means that everything is to be read, and an id or the beginning of one that it is to be
+    that snapshot, if it is there (velero.md section 1.2, ``spec.parentSnapshot``). What an interrupted
+    run of the same backup left comes before either. ``auto`` and "" mean ``by_tags``.
+    """
+    own = set(tagged(tags))
+
+    def choose(snapshots: Sequence[Snapshot], now_ns: int) -> Snapshot | None:
+        if wish in ("", "auto"):
+            return by_tags(snapshots, tags, now_ns)
+        left = [s for s in snapshots if s.is_checkpoint and own <= set(s.tags)]
+        if left or wish == "none":
+            return _newest(left, now_ns)
+        named = [s for s in snapshots if s.id.startswith(wish)]
+        return named[0] if len(named) == 1 else by_tags(snapshots, tags, now_ns)
+
+    return choose
 
 
 def _newest(snapshots: Sequence[Snapshot], now_ns: int) -> Snapshot | None:

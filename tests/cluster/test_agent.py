@@ -119,6 +119,7 @@ async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeM
         _, metrics = await asyncio.to_thread(running.ask, "metrics")
     started, completed = status.pop("startTimestamp"), status.pop("completionTimestamp")
     assert started <= completed
+    assert status.pop("acceptedTimestamp") == started
     assert status == {
         "phase": "Completed",
         "snapshotID": SNAPSHOT,

@@ -138,7 +138,7 @@ class TestClaim:
             assert reported is not None
             status = read_pvb(api_server, seen.name)["status"]
             assert status["progress"] == {"totalBytes": 100, "bytesDone": 40}
-            end = patches.completed("ab" * 32, 100, "/host_pods/x", "1 entry was left out: a")
+            end = patches.completed("ab" * 32, "/host_pods/x", 100, 10, "1 entry was left out: a")
             # Velero has written to the object meanwhile; that must neither fail nor be undone.
             path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch(path, {"metadata": {"labels": {"velero": "was-here"}}})
@@ -171,7 +171,7 @@ class TestClaim:
             assert claimed is not None
             path = api_server.path(OrderKind.BACKUP.plural, seen.name)
             api_server.patch_status(path, {"phase": "Failed", "message": "by Velero"})
-            end = patches.completed("ab" * 32, 1, "/p")
+            end = patches.completed("ab" * 32, "/p", 1, 1)
             assert not await table.finish(claimed, end, ending())
         assert read_pvb(api_server, seen.name)["status"]["message"] == "by Velero"
 

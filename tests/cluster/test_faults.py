@@ -168,7 +168,7 @@ class TestLostReplies:
             standin.faults.html_error(500, 2, method="PATCH")
             standin.faults.reset(1, method="PATCH")
             standin.faults.lose_reply()
-            end = patches.completed("cd" * 32, 5, "/p")
+            end = patches.completed("cd" * 32, "/p", 5, 5)
             assert await table.finish(claimed, end, ending())
         assert read_pvb(standin, seen.name)["status"]["snapshotID"] == "cd" * 32
 

@@ -178,7 +178,7 @@ def test_a_claim_names_those_who_had_begun_to_work_and_nobody_else() -> None:
 
 
 def test_a_completed_state_has_every_field_and_exact_progress() -> None:
-    end = patches.completed("ab" * 32, 1234, "/host_pods/p/volumes/x/y")
+    end = patches.completed("ab" * 32, "/host_pods/p/volumes/x/y", 1234, 34)
     assert patches.final(SEEN, end, NOW)["status"] == {
         "phase": "Completed",
         "startTimestamp": NOW,
@@ -186,6 +186,7 @@ def test_a_completed_state_has_every_field_and_exact_progress() -> None:
         "snapshotID": "ab" * 32,
         "path": "/host_pods/p/volumes/x/y",
         "progress": {"totalBytes": 1234, "bytesDone": 1234},
+        "incrementalBytes": 34,
     }
 
 

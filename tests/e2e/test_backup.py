@@ -18,6 +18,9 @@ from tests.support.faultproxy import FaultProxy, reply
 from tests.support.restic import Restic
 from tests.support.s3servers import S3Server
 
+VERSIONS = ["v1.13.2", "v1.16.2", "v1.17.2", "v1.18.1", "main"]
+"""Velero's definitions, oldest first."""
+
 on_the_real_one = pytest.mark.parametrize("api_server", ["kube-apiserver"], indirect=True)
 
 
@@ -26,7 +29,9 @@ def time_of(text: str) -> float:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def assert_complete(scene: Scene, name: str, volume: Volume, began: float) -> str:
+def assert_complete(
+    scene: Scene, name: str, volume: Volume, began: float, version: str = "v1.16.2"
+) -> str:
     """Compare every field of a backup's status with what is true; return the snapshot's id."""
     pvb = scene.read(name)
     status = pvb["status"]
@@ -34,12 +39,15 @@ def assert_complete(scene: Scene, name: str, volume: Volume, began: float) -> st
     snapshot = status["snapshotID"]
     assert re.fullmatch("[0-9a-f]{64}", snapshot)
     assert began - 1 <= time_of(status["startTimestamp"]) <= time_of(status["completionTimestamp"])
+    incremental = {"incrementalBytes": size} if version in VERSIONS[3:] else {}
     assert {k: v for k, v in status.items() if not k.endswith("Timestamp")} == {
         "phase": "Completed",
         "path": str(volume.path),
         "snapshotID": snapshot,
         "progress": {"totalBytes": size, "bytesDone": size},
+        **incremental,
     }
+    assert ("acceptedTimestamp" in status) is (version in VERSIONS[2:])
     owner = json.loads(pvb["metadata"]["annotations"]["podlift.io/owner"])
     assert owner["node"] == scene.node
     assert owner["attempt"]
@@ -92,7 +100,7 @@ class TestTheWholePath:
         assert_restorable(scene, restics, snapshot, volume)
 
     @on_the_real_one
-    @pytest.mark.parametrize("version", ["v1.13.2", "v1.18.1"])
+    @pytest.mark.parametrize("version", VERSIONS)
     def test_velero_of_other_versions_gets_the_same_status(
         self, api_server: ApiServer, s3_server: S3Server, tmp_path: Path, version: str
     ) -> None:
@@ -103,7 +111,21 @@ class TestTheWholePath:
         with scene.agent() as agent:
             name = scene.backup(volume)
             scene.completed(name, agent)
-        assert_complete(scene, name, volume, began)
+        assert_complete(scene, name, volume, began, version)
+
+    @on_the_real_one
+    def test_a_backup_that_is_to_be_full_reads_everything_again(
+        self, api_server: ApiServer, s3_server: S3Server, tmp_path: Path
+    ) -> None:
+        api_server.apply_velero_crds("main")
+        scene = Scene(api_server, s3_server, tmp_path / "scene")
+        volume = scene.volume().fill(a=b"one", b=b"three")
+        read = []
+        with scene.agent() as agent:
+            for wish in ("auto", "auto", "none", "auto"):
+                name = scene.backup(volume, parentSnapshot=wish)
+                read.append(scene.completed(name, agent)["incrementalBytes"])
+        assert read == [8, 0, 8, 0]
 
     def test_an_s3_server_of_another_kind_takes_it_too(
         self, standin: ApiServer, moto_server: S3Server, tmp_path: Path, restics: list[Restic]

@@ -9,9 +9,9 @@ import pytest
 from agent.cancel import CancelToken, Run
 from agent.entry import Entry, Kind
 from agent.errors import Canceled
-from agent.repository.snapshot import Snapshot
+from agent.repository.snapshot import CHECKPOINT_TAG, Snapshot
 from agent.transfer.hardlinks import HardLinks
-from agent.transfer.parent import by_paths, by_tags, tagged
+from agent.transfer.parent import by_paths, by_tags, by_wish, tagged
 from agent.transfer.pool import Pool
 
 
@@ -42,6 +42,26 @@ class TestParent:
         assert by_tags(every[1:], tags, 10) is claim_only
         assert by_tags(every[2:], tags, 10) is pod_only
         assert by_tags([snapshot(4, "ns=other")], tags, 10) is None
+
+    def test_a_wish_is_for_none_for_one_or_for_whatever_suits(self) -> None:
+        tags = {"pvc-uid": "1", "volume": "data", "backup": "nightly"}
+        first, last = (
+            msgspec.structs.replace(snapshot(n, "pvc-uid=1"), id=f"{n}" * 64) for n in (1, 2)
+        )
+        every = [first, last]
+        for wish in ("", "auto"):
+            assert by_wish(wish, tags)(every, 10) is last
+        assert by_wish("none", tags)(every, 10) is None
+        assert by_wish(first.id, tags)(every, 10) is first
+        assert by_wish(first.id[:8], tags)(every, 10) is first
+        assert by_wish("ab" * 32, tags)(every, 10) is last  # it is not there
+        for left in (
+            snapshot(3, *tagged(tags), CHECKPOINT_TAG),
+            snapshot(3, "pvc-uid=1", CHECKPOINT_TAG),
+        ):
+            mine = "backup=nightly" in left.tags
+            assert by_wish("none", tags)([*every, left], 10) is (left if mine else None)
+            assert by_wish(first.id, tags)([*every, left], 10) is (left if mine else first)
 
     def test_without_tags_there_is_no_parent(self) -> None:
         assert by_tags([snapshot(1)], {}, 10) is None
