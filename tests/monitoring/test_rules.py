@@ -9,6 +9,8 @@ import yaml
 
 from tests.cluster.test_metrics import documented
 from tests.monitoring.alerts import CASES, Case
+from tests.support.kustomize import render, written
+from tests.support.manifests import DEPLOY
 from tests.support.promtool import Json, Promtool
 
 PROJECT = Path(__file__).parents[2]
@@ -124,6 +126,25 @@ def test_words_name_the_agent_and_the_number(promtool: Promtool, rules: Json) ->
         ],
     }
     assert promtool.test(rules, [test]) == ""
+
+
+@pytest.mark.parametrize("components", [(), ("beside-velero",), ("openshift", "backup-only")])
+def test_the_podmonitor_is_rendered_and_finds_the_pods_of_every_kind(
+    tmp_path: Path, components: tuple[str, ...]
+) -> None:
+    site = render(written({"namespace": "other"}, tmp_path, *components))
+    (daemonset,) = [document for document in site if document["kind"] == "DaemonSet"]
+    rendered = {each["kind"]: each for each in render(DEPLOY / "monitoring")}
+    assert rendered.keys() == {"PodMonitor", "PrometheusRule"}
+    wanted = rendered["PodMonitor"]["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= daemonset["spec"]["template"]["metadata"]["labels"].items()
+    (names,) = {
+        names
+        for group in rendered["PrometheusRule"]["spec"]["groups"]
+        for rule in group["rules"]
+        for names in re.findall(r'daemonset=~"(.*?)"', rule["expr"])
+    }
+    assert re.fullmatch(names, daemonset["metadata"]["name"])
 
 
 def test_the_podmonitor_finds_the_pods_and_their_port() -> None:
