@@ -245,7 +245,6 @@ def owner_text(owner: Owner) -> str:
 def _flat(kind: OrderKind, whole: _Whole) -> Order:
     metadata, spec, status = whole.metadata, whole.spec, whole.status or _Status()
     progress = status.progress or _Progress()
-    restore_uid = _restore_uid(metadata)
     return Order(
         kind=kind,
         name=metadata.name,
@@ -271,7 +270,7 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         parent_snapshot=spec.parent_snapshot or "",
         wanted_snapshot=spec.snapshot_id,
         source_namespace=spec.source_namespace,
-        restore_uid=restore_uid,
+        restore_uid=_restore_uid(metadata),
         cancel=bool(spec.cancel),
         phase=status.phase or "",
         started=status.start_timestamp or "",
@@ -280,7 +279,7 @@ def _flat(kind: OrderKind, whole: _Whole) -> Order:
         message=status.message or "",
         total_bytes=progress.total_bytes,
         done_bytes=progress.bytes_done,
-        defect=_missing(kind, spec, restore_uid),
+        defect=_missing(kind, spec, _restore_uid(metadata)),
     )
 
 
