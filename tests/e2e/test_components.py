@@ -13,7 +13,7 @@ import yaml
 
 from tests.support.apihandle import ApiRefused, Json
 from tests.support.apiservers import KubeApiServer
-from tests.support.kustomize import render, written
+from tests.support.kustomize import BARE, render, written
 from tests.support.manifests import (
     DEPLOY,
     capabilities,
@@ -154,8 +154,7 @@ class TestEverySet:
 
 
 def test_the_base_is_the_manifest(tmp_path: Path) -> None:
-    bare = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    found = render(written(bare, tmp_path))
+    found = render(written(BARE, tmp_path))
     by_name = {(d["kind"], d["metadata"]["name"]): d for d in found}
     documents = read_manifest("daemonset.yaml")
     assert len(found) == len(by_name) == len(documents)

@@ -24,12 +24,9 @@ from tests.interop.volumes import differences
 from tests.support.apihandle import Json
 from tests.support.apiservers import KubeApiServer
 from tests.support.container import IMAGE, Container
-from tests.support.kustomize import render, written
+from tests.support.kustomize import BARE, render, written
 from tests.support.manifests import capabilities, pod_of, read_manifest
 from tests.support.s3servers import S3Server, write_credentials
-
-BARE = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-"""A kustomization of nothing but what ``written`` adds."""
 
 
 class TestTheImage:

@@ -7,7 +7,6 @@ kept only as long as the case is met here.
 """
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.e2e.test_gc import NOW, Made, found, gc
 from tests.support.apihandle import ApiRefused, Json
 from tests.support.apiservers import KubeApiServer
 from tests.support.faultproxy import FaultProxy, reply
-from tests.support.kustomize import render, written
+from tests.support.kustomize import BARE, render, written
 from tests.support.manifests import (
     Right,
     agent_options,
@@ -143,7 +142,7 @@ class Deployed:
         self.scene = scene
         self.account = Account(scene.server, documents)
         self._options = [*self.account.options, *agent_options(documents)]
-        self._wrapper = confined(capabilities(documents)) if os.geteuid() == 0 else ()
+        self._wrapper = confined(capabilities(documents))
 
     def agent(self, pod: Json | None = None) -> contextlib.AbstractContextManager[Agent]:
         return self.scene.agent(*self._options, pod=pod, wrapper=self._wrapper)
@@ -186,8 +185,7 @@ def test_the_agent_uses_every_right_of_its_account_and_is_refused_none(
 def test_an_agent_for_backups_alone_does_with_the_rights_that_are_left(
     scene: Scene, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    bare = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-    documents = render(written(bare, tmp_path, "backup-only"))
+    documents = render(written(BARE, tmp_path, "backup-only"))
     Deployed(scene, documents).live(back_up, proxy)
 
 

@@ -15,6 +15,9 @@ from tests.support.apihandle import Json
 from tests.support.manifests import DEPLOY
 from tests.support.requirements import missing
 
+BARE: Json = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+"""A kustomization of nothing but what ``written`` adds."""
+
 HOW = "PATH=$PATH:$(dirname $(.ci/kustomize FOLDER)), or install kubectl 1.27 or newer"
 
 

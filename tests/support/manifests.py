@@ -1,6 +1,7 @@
 """The manifests of ``deploy/``: as they lie there, and as somebody applies them."""
 
 import copy
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +82,11 @@ def agent_options(documents: Iterable[Json]) -> list[str]:
 
 
 def confined(given: Iterable[str]) -> tuple[str, ...]:
-    """Return a wrapper that leaves root these capabilities alone, for good, as a kubelet does."""
+    """Return a wrapper that leaves root these capabilities alone, for good, as a kubelet does.
+
+    Who is not root has none to lose, and gets no wrapper.
+    """
+    if os.geteuid() != 0:
+        return ()
     bounds = ",".join(["-all", *(f"+{name.lower()}" for name in given)])
     return ("setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", "--no-new-privs")
