@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -81,13 +82,14 @@ def test_the_table_has_what_runs_waits_and_has_just_ended(podlift: Run, cluster:
         ["backup", "waits"],
         ["backup", "failed"],
     ]
-    assert f"{NODE}  app/db-0/data  InProgress  1.0 GiB / 4.0 GiB  10." in rows[0]
-    assert "MiB/s  5m" in rows[0]
+    in_columns = (
+        rf"{NODE} +app/db-0/data +InProgress +1.0 GiB / 4.0 GiB +[\d.]+ MiB/s +\d+m(\d+s)? +"
+    )
+    assert re.search(in_columns, rows[0]), rows[0]
     assert "node-2" in rows[1]
     assert "New" in rows[2]
     assert rows[3].endswith("failed: [bold]no space\\x1b[31m\\nleft " + "x" * 300)
-    assert done.err.startswith("2 at work (10.")
-    assert done.err.endswith("MiB/s), 1 waiting\n")
+    assert re.fullmatch(r"2 at work \([\d.]+ MiB/s\), 1 waiting\n", done.err)
 
 
 def test_json_has_every_field_and_numbers_as_they_are(podlift: Run, cluster: ApiServer) -> None:
@@ -97,7 +99,7 @@ def test_json_has_every_field_and_numbers_as_they_are(podlift: Run, cluster: Api
     runs = found["runs"]
     assert (runs["kind"], runs["node"], runs["phase"]) == ("PodVolumeBackup", NODE, "InProgress")
     assert (runs["bytes_done"], runs["bytes_total"]) == (1 << 30, 4 << 30)
-    assert 100 <= runs["seconds"] < 160
+    assert runs["seconds"] >= 100
     assert runs["bytes_per_second"] == pytest.approx((1 << 30) / runs["seconds"], rel=0.01)
     assert runs["left_seconds"] == pytest.approx(3 * runs["seconds"], rel=0.01)
     assert found["waits"]["bytes_per_second"] is None
