@@ -1,0 +1,84 @@
+"""The picture of ``podlift status`` in docs/, drawn from a real run: the demo's second half and more.
+
+``python -m tests.docs.picture`` runs the demo, looks at its cluster while its agent is at work, and writes
+what a terminal would show as docs/status.svg.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from tests.docs.pages import PROJECT
+
+PICTURE = PROJECT / "docs" / "status.svg"
+COLUMNS, LINES = 132, 12
+FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+PODLIFT = [sys.executable, "-m", "agent"]
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """Run a command as if on a terminal, and return what it draws, colours included."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color"}
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.STDOUT, env=environment
+    ) as process:
+        os.close(theirs)
+        text = b"".join(_pieces(ours))
+        os.close(ours)
+    return text.decode().replace("\r\n", "\n") if process.returncode == 0 else ""
+
+
+def _pieces(descriptor: int) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = os.read(descriptor, 65536)
+        except OSError:  # the other end is closed
+            return
+        if not piece:
+            return
+        yield piece
+
+
+def best_look(demo: "subprocess.Popen[bytes]", folder: Path) -> str:
+    """Look at the demo's cluster until it ends; return the look that shows one ended and one at work."""
+    best = ""
+    while demo.poll() is None:
+        for kubeconfig in folder.glob("*/apiserver/kubeconfig"):
+            seen = on_a_terminal([*PODLIFT, "status", "--kubeconfig", str(kubeconfig)])
+            if "InProgress" in seen and seen.count("Completed") >= best.count("Completed"):
+                best = seen
+    return best
+
+
+def draw(text: str) -> None:
+    """Write the picture."""
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
+        console.print(Text.from_ansi(f"$ podlift status\n{text}"))
+        drawn = console.export_svg(title="podlift status", unique_id="status")
+    PICTURE.write_text(FONTS.sub("", drawn))  # the reader's own will do: nothing is fetched
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        place = os.environ | {"TMPDIR": made}
+        arguments = ["demo", "--megabytes", "1500"]
+        with subprocess.Popen(
+            [*PODLIFT, *arguments], env=place, stdout=subprocess.DEVNULL
+        ) as running:
+            found = best_look(running, Path(made))
+    draw(found)
+    print(found)  # noqa: T201 (what was drawn)
