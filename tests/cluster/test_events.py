@@ -223,7 +223,7 @@ class TestFaults:
         standin.faults.deny("create", "events")
         for number in range(3):
             stage.pvb(f"b-{number}")
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, "agent"):
             async with agent_on(stage, mover):
                 for number in range(3):
                     assert (await stage.ended(f"b-{number}"))["phase"] == "Completed"
@@ -252,7 +252,7 @@ class TestFaults:
     ) -> None:
         seconds, order = Seconds(), order_on(standin)
         standin.faults.throttle(2, retry_after_seconds=7, path="/events")
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, "agent"):
             async with telling(standin, seconds) as told:
                 told.tell(order, Reason.STARTED, "a")
                 await told._idle.wait()
@@ -292,7 +292,7 @@ class TestFaults:
         stage = RestoreStage(api_server, tmp_path)
         mover.go_on.clear()
         stage.pvb("b-1")
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, "agent"):
             async with agent_on(stage, mover) as running:
                 await stage.phase("b-1", "InProgress")
                 await reasons(api_server, "b-1", "Started")

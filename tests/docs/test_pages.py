@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -48,7 +49,7 @@ class Reader:
         self.environment = {
             **{name: value for name, value in os.environ.items() if "PASSWORD" not in name},
             **self.set,
-            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
@@ -58,9 +59,10 @@ class Reader:
         (folder / "srv" / "data" / "large").write_bytes(os.urandom(3 << 20))
         if page.name != "README.md":
             tags = ("backup=nightly-20261126", "ns=shop", "pod=shop-0", "volume=data")
-            self.run(f"podlift init --repo {repository}")
             told = " ".join(f"--tag {tag}" for tag in tags)
-            self.run(f"podlift backup srv/data --repo {repository} {told}")
+            backup = f"podlift backup srv/data --repo {repository} {told}"
+            done = self.run(f"podlift init --repo {repository}\n{backup}")
+            assert done.returncode == 0, done.stderr
 
     def as_here(self, text: str) -> str:
         """Return a line with what a reader fills in: places, and what is theirs is set already."""
