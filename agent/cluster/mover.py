@@ -19,7 +19,7 @@ from agent.repository.opening import open_or_create
 from agent.storage.opening import open_s3
 from agent.transfer.garbage import HOST
 from agent.transfer.job import Request, require_volume, run_backup
-from agent.transfer.parent import by_wish
+from agent.transfer.parent import by_tags, by_wish
 from agent.volume.exclude import Exclude
 
 LOCK_WAIT_SECONDS = 40 * 60
@@ -79,7 +79,8 @@ def _request(assignment: BackupAssignment, means: Means) -> Request:
         reported_paths=(assignment.reported_path,),
         host=HOST,
         tags=assignment.tags,
-        choose_parent=by_wish(assignment.parent, assignment.tags),
+        choose_parent=lambda snapshots, now_ns: by_tags(snapshots, assignment.tags, now_ns),
+        parent_wish=by_wish(assignment.parent, assignment.tags),
         excludes=_checked(assignment.excludes),
         complete=assignment.on_read_error == "fail",
         readers=assignment.files_at_once,

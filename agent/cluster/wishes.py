@@ -30,7 +30,7 @@ PARALLEL_FILES = "ParallelFilesUpload"
 """The one key of ``spec.uploaderSettings`` of a backup (velero.md section 2.2); "0" is the default."""
 
 MOST_PATTERNS = 100
-MOST_CHARACTERS = 4096
+MOST_CHARACTERS = 2048
 """Of all patterns together: what a path costs is at most this times its length (volume/exclude.py)."""
 
 NAMED_UNKNOWN = 3

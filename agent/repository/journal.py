@@ -152,6 +152,8 @@ def _made(path: Path) -> int:
     descriptor = os.open(path, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise BlockingIOError(f"{path} was taken and removed already")
     except OSError:
         os.close(descriptor)
         path.unlink(missing_ok=True)

@@ -178,7 +178,7 @@ class Repository:
                 refused.append(error)
                 return None
 
-        loaded = in_parallel(load, there)
+        loaded = in_parallel(load, sorted(there))  # those of one time in one order
         return sorted((s for s in loaded if s is not None), key=lambda s: s.time_ns)
 
     def _kept_snapshot(self, name: str, kept: SnapshotCache, cancel: CancelToken) -> Snapshot:
@@ -282,18 +282,21 @@ class Repository:
         """Remove the locks of processes of this node that are gone."""
         gone = Inheritance(self.folder)
         try:
-            self._remove_locks(gone, cancel)
-            if not gone.left.packs:
+            if self._remove_locks(gone, cancel) and not gone.left.packs:
                 gone.settle()
-        except StorageError as error:
-            log.warning("a lock of a process that is gone stays behind: %s", error)
         finally:
             gone.release()
 
-    def _remove_locks(self, gone: Inheritance, cancel: CancelToken) -> None:
-        for name in gone.left.locks:
-            self.objects.remove(Folder.LOCKS, name, cancel=cancel)
-            log.info("removed the lock %s, whose process is gone", name[:8])
+    def _remove_locks(self, gone: Inheritance, cancel: CancelToken) -> bool:
+        """Remove the locks that journals name; return whether that could be done."""
+        try:
+            for name in gone.left.locks:
+                self.objects.remove(Folder.LOCKS, name, cancel=cancel)
+                log.info("removed the lock %s, whose process is gone", name[:8])
+        except StorageError as error:
+            log.warning("a lock of a process that is gone stays behind: %s", error)
+            return False
+        return True
 
     @contextlib.contextmanager
     def writing(
@@ -344,8 +347,8 @@ class Repository:
             if packs:
                 adopted = writer.adopt(packs)
                 log.info("%s: adopted %d packs of a run that is gone", self.place, adopted)
-            self._remove_locks(gone, cancel)  # of who ended since we began
-            gone.settle()
+            if self._remove_locks(gone, cancel):  # of who ended since we began
+                gone.settle()
         finally:
             gone.release()
 

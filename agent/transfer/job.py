@@ -30,13 +30,17 @@ _UINT64_MAX = (1 << 64) - 1
 ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
 """Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
 
+ParentWish = Callable[[Sequence[Snapshot], int, ChooseParent], Snapshot | None]
+"""The same for somebody who has a wish; what is chosen without one is given too."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
     """What to back up and how the snapshot is to be called.
 
     ``path`` is the directory whose content becomes the root tree; ``reported_paths`` is what the
-    snapshot says of where it was. ``lock_wait_seconds`` is how long to wait for others' locks,
+    snapshot says of where it was. ``choose_parent`` knows the snapshots of this volume; ``parent_wish``
+    may override what it chooses. ``lock_wait_seconds`` is how long to wait for others' locks,
     ``verify_stored`` says which packs are read back. With ``complete`` there is no snapshot if any entry
     was left out, but a checkpoint, so that nothing is read or sent again. ``readers`` files are read at a time, 0 for as many as suit. ``budgets`` are shared with whatever else the
     process does.
@@ -54,6 +58,7 @@ class Request:
     compression: Compression = "default"
     verify_stored: VerifyStored = "sample"
     budgets: Budgets = dataclasses.field(default_factory=Budgets)
+    parent_wish: ParentWish | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def run_backup(
     ):
         # snapshots before the index: what they name is then in the index that is read next
         snapshots = _snapshots(repository, cancel)
-        parent = request.choose_parent(snapshots, started_ns)
+        parent = _parent(request, snapshots, started_ns)
         tree = parent.tree if parent is not None else None
         source = Source(volume, exclude, tree, request.budgets, request.readers)
         with repository.writing(lock, monitor, cancel, _options(request, parent)) as writer:
@@ -109,6 +114,12 @@ def run_backup(
             snapshot_id = writer.finish(described(tree))
             checkpoints.remove(superfluous)
     return Result(snapshot_id, _id(parent), monitor.counters, (time.time_ns() - started_ns) / 1e9)
+
+
+def _parent(request: Request, snapshots: Sequence[Snapshot], now_ns: int) -> Snapshot | None:
+    if request.parent_wish is None:
+        return request.choose_parent(snapshots, now_ns)
+    return request.parent_wish(snapshots, now_ns, request.choose_parent)
 
 
 def _id(parent: Snapshot | None) -> str:

@@ -36,25 +36,29 @@ def by_tags(snapshots: Sequence[Snapshot], tags: Mapping[str, str], now_ns: int)
     return None
 
 
+Choice = Callable[[Sequence[Snapshot], int], Snapshot | None]
+
+
 def by_wish(
     wish: str, tags: Mapping[str, str]
-) -> Callable[[Sequence[Snapshot], int], Snapshot | None]:
-    """Return the choice of a parent for a volume with these tags, where somebody may have a wish.
+) -> Callable[[Sequence[Snapshot], int, Choice], Snapshot | None]:
+    """Return what chooses the parent of a backup with these tags, where somebody may have a wish.
 
     ``none`` means that everything is to be read, and an id or the beginning of one that it is to be
     that snapshot, if it is there (velero.md section 1.2, ``spec.parentSnapshot``). What an interrupted
-    run of the same backup left comes before either. ``auto`` and "" mean ``by_tags``.
+    run of the same backup left comes before either. ``auto`` and "" mean the usual choice, and so does
+    an id that is not there.
     """
     own = set(tagged(tags))
 
-    def choose(snapshots: Sequence[Snapshot], now_ns: int) -> Snapshot | None:
+    def choose(snapshots: Sequence[Snapshot], now_ns: int, usual: Choice) -> Snapshot | None:
         if wish in ("", "auto"):
-            return by_tags(snapshots, tags, now_ns)
+            return usual(snapshots, now_ns)
         left = [s for s in snapshots if s.is_checkpoint and own <= set(s.tags)]
         if left or wish == "none":
             return _newest(left, now_ns)
         named = [s for s in snapshots if s.id.startswith(wish)]
-        return named[0] if len(named) == 1 else by_tags(snapshots, tags, now_ns)
+        return named[0] if len(named) == 1 else usual(snapshots, now_ns)
 
     return choose
 

@@ -187,7 +187,7 @@ class Walk:
 
     def _entries(self, folder: Folder, directory: Directory, listing: Listing) -> list[Entry]:
         """Return the entries of a listing, with those attributes that there is room for."""
-        found = directory.iterate(listing, self._source.exclude, self._monitor)
+        found = directory.iterate(listing, self._source.exclude, self._monitor, self._shared.cancel)
         return [self._assembly.with_attributes(folder, one) if one.xattrs else one for one in found]
 
     def _digest(self, directory: Directory, names: Sequence[bytes]) -> bytes:

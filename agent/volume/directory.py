@@ -99,7 +99,7 @@ class Directory(Scoped):
 
     def entries(self, exclude: Exclude, monitor: Monitor, cancel: CancelToken) -> list[Entry]:
         """List the directory once, sorted by raw name; ``iterate`` says what is left out."""
-        return list(self.iterate(self.listing(cancel), exclude, monitor))
+        return list(self.iterate(self.listing(cancel), exclude, monitor, cancel))
 
     def listing(self, cancel: CancelToken) -> Listing:
         """Return all names with their facts; raises ``SourceError``, ``Canceled``."""
@@ -127,8 +127,10 @@ class Directory(Scoped):
                 facts += look(descriptor, names[start : start + LOOKED_AT])
         return Listing(names, facts)
 
-    def iterate(self, listing: Listing, exclude: Exclude, monitor: Monitor) -> Iterator[Entry]:
-        """Yield the entries of a listing, sorted by raw name.
+    def iterate(
+        self, listing: Listing, exclude: Exclude, monitor: Monitor, cancel: CancelToken
+    ) -> Iterator[Entry]:
+        """Yield the entries of a listing, sorted by raw name; raises ``Canceled``.
 
         A file has no attributes here: they are read when the file is, and an unchanged one has
         those of its parent, since every change of them moves ctime. Left out and counted: excluded
@@ -139,6 +141,8 @@ class Directory(Scoped):
         """
         with self._held():
             for name, facts in listing:
+                if exclude:  # which takes its time where somebody means harm
+                    cancel.check()
                 entry = self._entry_of(name, facts, exclude, monitor)
                 if entry is not None:
                     yield entry

@@ -68,8 +68,8 @@ class TestExcludes:
         assert len(globs(most)) == wishes.MOST_PATTERNS
         with pytest.raises(ClusterError, match=r"exclude of claim app/c.*more than 100 patterns"):
             read(claim={"exclude": most + ",one-more"})
-        with pytest.raises(ClusterError, match=r"exclude of pod app/p.*more than 4096 characters"):
-            read({"exclude": "x" * 4000}, pod={"exclude": "y" * 97})
+        with pytest.raises(ClusterError, match=r"exclude of pod app/p.*more than 2048 characters"):
+            read({"exclude": "x" * 2000}, pod={"exclude": "y" * 97})
 
 
 class TestSingleValues:

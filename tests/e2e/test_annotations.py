@@ -75,7 +75,7 @@ class TestExcludes:
         ("value", "why"),
         [
             ("*.log,[ab", "exclude pattern '[ab' opens a class that is not closed"),
-            ("x" * (MOST_CHARACTERS + 1), "has more than 4096 characters"),
+            ("x" * (MOST_CHARACTERS + 1), "has more than 2048 characters"),
         ],
     )
     def test_that_are_none_fail_the_backup_at_once(

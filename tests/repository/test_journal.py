@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import CacheDir
-from agent.errors import Unreachable
+from agent.errors import AccessDenied, Unreachable
 from agent.monitor import Monitor
 from agent.repository import journal
 from agent.repository.check import check
@@ -144,6 +144,23 @@ def test_who_looks_for_the_dead_at_that_moment_does_not_keep_us_from_a_journal(
     assert Inheritance(tmp_path).left.locks == {"ab" * 32}
 
 
+def test_a_journal_that_was_taken_and_removed_at_that_moment_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, takers = journal.fcntl.flock, [Inheritance]
+
+    def look_first(descriptor: int, operation: int) -> None:
+        while takers:
+            takers.pop()(tmp_path).settle()  # finds the new file empty, and is done with it
+        real(descriptor, operation)
+
+    monkeypatch.setattr(journal.fcntl, "flock", look_first)
+    run = Journal(tmp_path)
+    run.lock("ab" * 32)
+    run.close()
+    assert Inheritance(tmp_path).left.locks == {"ab" * 32}
+
+
 class Interrupted:
     """A repository whose writer sends packs and cannot write an index: a run that is as good as dead."""
 
@@ -231,6 +248,19 @@ def test_a_lock_of_somebody_who_ended_since_we_began_goes_with_its_journal(
         with repository.writing(lock, Monitor()) as writer:
             writer.finish(Snapshot(time_ns=0, tree=writer.store_tree([])))
         assert len(keys(interrupted.storage, "locks")) == 1
+    assert keys(interrupted.storage, "locks") == []
+
+
+def test_a_lock_that_may_not_be_removed_keeps_no_backup_from_its_end(
+    interrupted: Interrupted,
+) -> None:
+    interrupted.die()
+    refused = Fault("delete", failing(AccessDenied("no")), key="locks/*", times=10**6)
+    for _ in range(3):
+        interrupted.write(interrupted.repository(refused))
+    assert len(keys(interrupted.storage, "snapshots")) == 3
+    assert len(keys(interrupted.storage, "locks")) == 4
+    interrupted.write(interrupted.repository())
     assert keys(interrupted.storage, "locks") == []
 
 

@@ -49,19 +49,24 @@ class TestParent:
             msgspec.structs.replace(snapshot(n, "pvc-uid=1"), id=f"{n}" * 64) for n in (1, 2)
         )
         every = [first, last]
+
+        def chosen(wish: str, snapshots: list[Snapshot]) -> Snapshot | None:
+            usual = lambda found, now_ns: by_tags(found, tags, now_ns)  # noqa: E731
+            return by_wish(wish, tags)(snapshots, 10, usual)
+
         for wish in ("", "auto"):
-            assert by_wish(wish, tags)(every, 10) is last
-        assert by_wish("none", tags)(every, 10) is None
-        assert by_wish(first.id, tags)(every, 10) is first
-        assert by_wish(first.id[:8], tags)(every, 10) is first
-        assert by_wish("ab" * 32, tags)(every, 10) is last  # it is not there
+            assert chosen(wish, every) is last
+        assert chosen("none", every) is None
+        assert chosen(first.id, every) is first
+        assert chosen(first.id[:8], every) is first
+        assert chosen("ab" * 32, every) is last  # it is not there
         for left in (
             snapshot(3, *tagged(tags), CHECKPOINT_TAG),
             snapshot(3, "pvc-uid=1", CHECKPOINT_TAG),
         ):
             mine = "backup=nightly" in left.tags
-            assert by_wish("none", tags)([*every, left], 10) is (left if mine else None)
-            assert by_wish(first.id, tags)([*every, left], 10) is (left if mine else first)
+            assert chosen("none", [*every, left]) is (left if mine else None)
+            assert chosen(first.id, [*every, left]) is (left if mine else first)
 
     def test_without_tags_there_is_no_parent(self) -> None:
         assert by_tags([snapshot(1)], {}, 10) is None

@@ -1,14 +1,19 @@
 """Exclude patterns: what they take, what they leave, and which are refused."""
 
+import contextlib
 import fnmatch
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import UsageError
+from agent.cancel import CancelToken
+from agent.errors import Canceled, UsageError
+from agent.monitor import Monitor
 from agent.volume.exclude import Exclude
+from agent.volume.reader import Volume
 
 
 @pytest.mark.parametrize(
@@ -172,3 +177,31 @@ def test_an_escaped_name_takes_exactly_itself(name: bytes) -> None:
     assert exclude.matches(name, False)
     assert exclude.matches(b"x/" + name, False)
     assert not exclude.matches(name + b"x", False)
+
+
+def test_many_patterns_are_matched_some_at_a_time_and_each_counts() -> None:
+    patterns = [f"a-name-of-some-length-{number}" for number in range(100)]
+    exclude = Exclude(patterns)
+    assert len(exclude._regexes) > 5
+    assert all(exclude.matches(f"d/{pattern}".encode(), False) for pattern in patterns)
+    assert not exclude.matches(b"d/a-name-of-some-length-100", False)
+
+
+def test_a_long_pattern_is_quoted_in_part_and_its_fault_in_full() -> None:
+    with pytest.raises(UsageError) as refused:
+        Exclude(["x" * 5000 + "["])
+    assert len(str(refused.value)) < 300
+    assert "opens a class that is not closed" in str(refused.value)
+
+
+def test_a_stop_is_heard_between_two_names(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    token = CancelToken()
+    with contextlib.closing(Volume.open(tmp_path)) as volume:
+        listing = volume.root.listing(token)
+        found = volume.root.iterate(listing, Exclude(["x"]), Monitor(), token)
+        assert next(found).name == b"a"
+        token.cancel("enough")
+        with pytest.raises(Canceled):
+            next(found)
