@@ -92,7 +92,9 @@ class Stage:
 
 def run(megabytes: int, keep: bool) -> bool:
     """Play the demo; return whether everything held."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what Ctrl-C ends
+    before = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(tempfile.mkdtemp(prefix="podlift-demo-"))
     try:
@@ -110,7 +112,13 @@ def run(megabytes: int, keep: bool) -> bool:
             console.print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """End what runs; asyncio's own handler loses a Ctrl-C that comes just as its coroutine ends."""
+    raise KeyboardInterrupt
 
 
 def _play(folder: Path, console: Console, megabytes: int, keep: bool) -> bool:

@@ -22,16 +22,18 @@ _COARSE_CLOCK = 5
 """``CLOCK_REALTIME_COARSE`` of linux/time.h, for which Python has no name."""
 
 
+_TICK_LOOKS, _TICK_LOOK_SECONDS = 40, 0.0005
+
+
 class HardLinks:
     """The contents of all files with several links that were met in this run.
 
-    ``began_ns`` is the kernel's coarse clock, the one that stamps files, from before the walk.
+    ``began_ns`` is a time that no file bears which was changed before the walk, and that every one bears, or
+    a later one, which is changed from now on.
     """
 
     def __init__(self, began_ns: int | None = None) -> None:
-        if began_ns is None:
-            began_ns = time.clock_gettime_ns(_COARSE_CLOCK)
-        self._began_ns = began_ns
+        self._began_ns = _tick() if began_ns is None else began_ns
         self._lock = threading.Lock()
         self._contents: dict[tuple[int, int], tuple[bytes, ...] | None] = {}
 
@@ -51,3 +53,17 @@ class HardLinks:
         if known == entry.content:
             return entry
         return msgspec.structs.replace(entry, links=1, inode=0)
+
+
+def _tick() -> int:
+    """Return the next tick of the kernel's coarse clock; it comes within 10 ms.
+
+    Files are stamped by that clock, or (Linux from 6.13 on, where somebody has looked at the last
+    stamp) by the exact one, which is ahead of it by less than a tick.
+    """
+    now = coarse = time.time_ns()
+    for _ in range(_TICK_LOOKS):
+        if (coarse := time.clock_gettime_ns(_COARSE_CLOCK)) > now:
+            break
+        time.sleep(_TICK_LOOK_SECONDS)
+    return coarse  # not reached if the clock was set back: young links then come back as files
