@@ -23,8 +23,8 @@ from agent.monitor import Monitor
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
 from agent.terminal import problem_lines, progress, result_json, result_line
-from agent.transfer.job import ChooseParent, Request, run_backup
-from agent.transfer.parent import by_paths
+from agent.transfer.job import Request, run_backup
+from agent.transfer.parent import ChooseParent, by_paths
 from agent.volume.descriptors import raise_descriptor_limit
 
 

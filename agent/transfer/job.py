@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from agent import __version__
 from agent.budget import Budgets
@@ -18,7 +18,7 @@ from agent.repository.snapshot import Snapshot, Summary
 from agent.repository.writer import WriteOptions
 from agent.transfer.backup import back_up
 from agent.transfer.checkpoint import Checkpoints
-from agent.transfer.parent import tagged
+from agent.transfer.parent import ChooseParent, ParentWish, tagged
 from agent.transfer.walk import Source
 from agent.volume.exclude import Exclude
 from agent.volume.reader import Volume
@@ -26,12 +26,6 @@ from agent.volume.reader import Volume
 log = logging.getLogger(__name__)
 
 _UINT64_MAX = (1 << 64) - 1
-
-ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
-"""Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
-
-ParentWish = Callable[[Sequence[Snapshot], int, ChooseParent], Snapshot | None]
-"""The same for somebody who has a wish; what is chosen without one is given too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

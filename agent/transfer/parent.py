@@ -10,6 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent.repository.snapshot import Snapshot
 
+ChooseParent = Callable[[Sequence[Snapshot], int], Snapshot | None]
+"""Given all snapshots, oldest first, and the time now in ns: the parent, or None."""
+
+ParentWish = Callable[[Sequence[Snapshot], int, ChooseParent], Snapshot | None]
+"""The same for somebody who has a wish; what is chosen without one is given too."""
+
 
 def tagged(tags: Mapping[str, str]) -> tuple[str, ...]:
     """Return tags as a snapshot stores them, sorted by key."""
@@ -36,12 +42,7 @@ def by_tags(snapshots: Sequence[Snapshot], tags: Mapping[str, str], now_ns: int)
     return None
 
 
-Choice = Callable[[Sequence[Snapshot], int], Snapshot | None]
-
-
-def by_wish(
-    wish: str, tags: Mapping[str, str]
-) -> Callable[[Sequence[Snapshot], int, Choice], Snapshot | None]:
+def by_wish(wish: str, tags: Mapping[str, str]) -> ParentWish:
     """Return what chooses the parent of a backup with these tags, where somebody may have a wish.
 
     ``none`` means that everything is to be read, and an id or the beginning of one that it is to be
@@ -51,7 +52,7 @@ def by_wish(
     """
     own = set(tagged(tags))
 
-    def choose(snapshots: Sequence[Snapshot], now_ns: int, usual: Choice) -> Snapshot | None:
+    def choose(snapshots: Sequence[Snapshot], now_ns: int, usual: ChooseParent) -> Snapshot | None:
         if wish in ("", "auto"):
             return usual(snapshots, now_ns)
         left = [s for s in snapshots if s.is_checkpoint and own <= set(s.tags)]
