@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import AgentSettings, ClusterAccess
-from tests.cluster.scene import NODE, create_pvb, read_pvb, until
+from tests.cluster.scene import NODE, create_pvb, pvr_object, read_pvb, until
 from tests.support.apihandle import ApiServer, Json
 
+RUNNING: Json = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 VELERO = "v1.17.2"  # the first with spec.cancel
 
 
@@ -103,3 +104,53 @@ class Stage:
             f"the end of {name}",
         )
         return found
+
+
+class RestoreStage(Stage):
+    """The stage with a pod that waits to be restored."""
+
+    def __init__(self, server: ApiServer, directory: Path) -> None:
+        super().__init__(server, directory)
+        self.waiting, self.target = self.waiting_pod("db-1")
+
+    def waiting_pod(self, name: str, node: str = NODE) -> tuple[Json, Path]:
+        spec = {
+            "nodeName": node,
+            "initContainers": [{"name": "restore-wait", "image": "i"}],
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        }
+        body = {"metadata": {"name": name}, "spec": spec}
+        made = self.server.create(self.server.path("pods"), body)
+        volumes = self.host_pods / made["metadata"]["uid"] / "volumes"
+        target = volumes / "kubernetes.io~empty-dir/data"
+        target.mkdir(parents=True)
+        return made, target
+
+    def helper_is(self, state: Json, phase: str = "Pending", pod: str = "db-1") -> None:
+        status = {"name": "restore-wait", "image": "i", "imageID": "", "ready": False}
+        statuses = [{**status, "restartCount": 0, "state": state}]
+        path = self.server.path("pods", pod)
+        self.server.patch_status(path, {"phase": phase, "initContainerStatuses": statuses})
+
+    def pvr(self, name: str, **changes: Any) -> Json:
+        metadata = self.waiting["metadata"]
+        pod = {key: metadata[key] for key in ("name", "namespace", "uid")}
+        body = pvr_object(name, **({"pod": pod, "repoIdentifier": "x"} | changes))
+        if "repoIdentifier" not in changes:
+            body["spec"]["repoIdentifier"] = "s3:https://s3.example.org/bucket/velero/restic/app"
+        return self.server.create(self.server.path("podvolumerestores"), body)
+
+    def object(self, name: str) -> Json:
+        plural = "podvolumerestores" if name.startswith("r-") else "podvolumebackups"
+        return self.server.get(self.server.path(plural, name))
+
+    def status(self, name: str) -> Json:
+        found: Json = self.object(name).get("status") or {}
+        return found
+
+
+def check_private(file: Path) -> None:
+    assert file.read_bytes() == b"[default]\naws_access_key_id = a\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700

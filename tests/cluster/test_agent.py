@@ -2,15 +2,11 @@
 
 import asyncio
 import base64
-import contextlib
 import datetime
 import json
 import os
 import signal
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +15,21 @@ import pytest
 from agent.cancel import CancelToken
 from agent.cluster import run
 from agent.cluster.assignment import Assignment, Movers, Outcome
-from agent.cluster.client import Kube
-from agent.cluster.credentials import KubeconfigCredentials
-from agent.cluster.run import Agent, run_agent
-from agent.cluster.status import discover
+from agent.cluster.run import run_agent
 from agent.config import ClusterAccess
 from agent.errors import Canceled, ClusterError, StorageError, UsageError
 from agent.monitor import Monitor
-from tests.cluster.scene import NO_TIME, NODE, until
-from tests.cluster.stage import Stage
+from tests.cluster.agents import agent_on
+from tests.cluster.fakemover import SNAPSHOT, FakeMover, raising
+from tests.cluster.scene import NODE, until
+from tests.cluster.stage import Stage, check_private
 from tests.support.apihandle import ApiServer
 from tests.support.apiservers import StandinServer
-
-SNAPSHOT = "5a" * 32
-
-
-class FakeMover:
-    """Does what a test tells it, on the thread that the agent gave it."""
-
-    def __init__(self) -> None:
-        self.assignments: list[Any] = []
-        self.threads: set[int] = set()
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.act: Callable[[Assignment, Monitor, CancelToken], Outcome] = self.succeed
-        self.running = 0
-        self.most_running = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, assignment: Assignment, monitor: Monitor, cancel: CancelToken) -> Outcome:
-        with self._lock:
-            self.assignments.append(assignment)
-            self.threads.add(threading.get_ident())
-            self.running += 1
-            self.most_running = max(self.most_running, self.running)
-        try:
-            while not self.go_on.wait(0.01):
-                cancel.check()
-            return self.act(assignment, monitor, cancel)
-        finally:
-            with self._lock:
-                self.running -= 1
-
-    def succeed(self, _assignment: Assignment, monitor: Monitor, _cancel: CancelToken) -> Outcome:
-        monitor.add(bytes_total=4096, bytes_done=4096, bytes_read=4096, bytes_uploaded=1000)
-        return Outcome(snapshot_id=SNAPSHOT, size_bytes=4096)
 
 
 @pytest.fixture
 def stage(api_server: ApiServer, tmp_path: Path) -> Stage:
     return Stage(api_server, tmp_path)
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
-
-
-class Running:
-    def __init__(self, agent: Agent, stop: asyncio.Event) -> None:
-        self.agent = agent
-        self.stop = stop
-
-    def ask(self, what: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.agent.port}/{what}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-
-@contextlib.asynccontextmanager
-async def agent_on(stage: Stage, mover: FakeMover, **changes: Any) -> AsyncIterator[Running]:
-    settings = stage.settings(**changes)
-    kube = await Kube.connect(KubeconfigCredentials(Path(stage.server.kubeconfig)), NO_TIME)
-    private = stage.cache / "private"
-    try:
-        agent = Agent(kube, settings, Movers(mover, mover), await discover(kube), private)
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(agent.run(stop))
-            try:
-                yield Running(agent, stop)
-            finally:
-                mover.go_on.set()
-                stop.set()
-    finally:
-        await kube.close()
 
 
 async def test_a_backup_is_completed_with_every_field(stage: Stage, mover: FakeMover) -> None:
@@ -210,19 +132,6 @@ async def test_problems_are_named_and_the_backup_completes(stage: Stage, mover: 
     assert status["phase"] == "Completed"
     assert status["message"].startswith("12 entries were left out: f0: permission denied")
     assert status["message"].endswith("and 2 more")
-
-
-def check_private(file: Path) -> None:
-    assert file.read_bytes() == b"[default]\naws_access_key_id = a\n"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert file.parent.stat().st_mode & 0o777 == 0o700
-
-
-def raising(error: Exception) -> Callable[..., Outcome]:
-    def act(*_: Any) -> Outcome:
-        raise error
-
-    return act
 
 
 @pytest.mark.parametrize(

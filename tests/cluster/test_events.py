@@ -16,9 +16,10 @@ from agent.cluster.events import Events
 from agent.cluster.order import Order, OrderKind, parse
 from agent.cluster.status import Clock
 from agent.errors import StorageError
+from tests.cluster.agents import agent_on
+from tests.cluster.fakemover import SNAPSHOT, FakeMover, raising
 from tests.cluster.scene import connection, create_pvb, owner, until
-from tests.cluster.test_agent import SNAPSHOT, FakeMover, agent_on, raising
-from tests.cluster.test_restores import RUNNING, RestoreStage
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.support.apihandle import ApiServer, Json
 from tests.support.apiservers import StandinServer
 from tests.support.kubectl import Kubectl
@@ -47,11 +48,6 @@ async def reasons(server: ApiServer, name: str, *expected: str) -> dict[str, Jso
 @pytest.fixture
 def stage(api_server: ApiServer, tmp_path: Path) -> RestoreStage:
     return RestoreStage(api_server, tmp_path)
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
 
 
 class TestOrders:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from agent.cluster import controller
+from tests.cluster.agents import agent_on, ready
+from tests.cluster.fakemover import FakeMover
 from tests.cluster.scene import until
-from tests.cluster.test_agent import FakeMover, agent_on
-from tests.cluster.test_restores import RUNNING, RestoreStage, ready
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.support.apihandle import ApiServer, Json
 from tests.support.apiservers import StandinServer
 
@@ -35,11 +36,6 @@ class HeldStage(RestoreStage):
 @pytest.fixture
 def stage(api_server: ApiServer, tmp_path: Path) -> HeldStage:
     return HeldStage(api_server, tmp_path)
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
 
 
 def phases_until_gone(server: ApiServer, path: str) -> list[Json]:

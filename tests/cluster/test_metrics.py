@@ -12,15 +12,17 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.cancel import CancelToken
-from agent.cluster import controller, pods, work
 from agent.cluster.assignment import Assignment, Outcome
 from agent.cluster.status import StatusDesk
 from agent.metrics import Metrics
 from agent.monitor import Counters, Monitor
+from tests.cluster.agents import agent_on
+from tests.cluster.fakemover import FakeMover
 from tests.cluster.scene import until
-from tests.cluster.test_agent import FakeMover, agent_on
-from tests.cluster.test_restores import RUNNING, RestoreStage
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.support.apiservers import StandinServer
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|(.*?)\| .+ \|$", re.MULTILINE)
@@ -57,18 +59,6 @@ class StandinStage(RestoreStage):
     """One whose API server does what it is told."""
 
     server: StandinServer
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(pods, "UNSEEN_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(work, "SETTLE_SECONDS", 0.0)
 
 
 def busy(_assignment: Assignment, monitor: Monitor, cancel: CancelToken) -> Outcome:

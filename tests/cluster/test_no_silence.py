@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 
-from agent.cluster import controller, pods, work
 from agent.cluster.controller import Controller
 from agent.cluster.status import StatusDesk
+from tests.cluster.agents import agent_on
+from tests.cluster.fakemover import FakeMover
 from tests.cluster.scene import NODE, create_pvb, until
-from tests.cluster.test_agent import FakeMover, agent_on
-from tests.cluster.test_restores import RUNNING, RestoreStage
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.support.apihandle import Json
 from tests.support.apiservers import StandinServer
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 OWNER = "podlift.io/owner"
 DEAD: Json = {"node": NODE, "pod": "agent-x", "podUid": "gone", "attempt": "old"}
@@ -35,18 +37,6 @@ def stage(standin: StandinServer, tmp_path: Path) -> RestoreStage:
     stage = RestoreStage(standin, tmp_path)
     stage.helper_is(RUNNING)
     return stage
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(pods, "UNSEEN_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(work, "SETTLE_SECONDS", 0.0)
 
 
 def location(stage: RestoreStage, name: str, **spec: Any) -> None:

@@ -19,10 +19,11 @@ from agent.cluster.ended import REMEMBERED, EndedTable
 from agent.cluster.order import Order
 from agent.cluster.status import Clock
 from agent.cluster.watch import Pace, Watcher
-from tests.cluster import test_agent
+from tests.cluster import agents
+from tests.cluster.agents import Running, agent_on
+from tests.cluster.fakemover import SNAPSHOT, FakeMover
 from tests.cluster.scene import NO_TIME, until
-from tests.cluster.test_agent import SNAPSHOT, FakeMover, Running, agent_on
-from tests.cluster.test_restores import RUNNING, RestoreStage
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.support.apihandle import ApiServer, Json
 from tests.support.apiservers import StandinServer
 
@@ -58,18 +59,13 @@ def hand(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     hand = HandClock()
     pace = Pace(server_seconds=(1.0, 1.0), relist_seconds=(0.3, 0.3), longest_delay_seconds=0.2)
     monkeypatch.setattr(run, "Clock", hand.clock)
-    monkeypatch.setattr(test_agent, "NO_TIME", dataclasses.replace(NO_TIME, attempts=1))
+    monkeypatch.setattr(agents, "NO_TIME", dataclasses.replace(NO_TIME, attempts=1))
 
     def quick(source: Any, collection: Any, sink: Any, _pace: Any = None) -> Watcher[Any]:
         return Watcher(source, collection, sink, pace)
 
     monkeypatch.setattr(run, "Watcher", quick)
     return hand
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
 
 
 @pytest.fixture

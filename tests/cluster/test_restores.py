@@ -12,71 +12,19 @@ from agent.cluster.assignment import Outcome, RestoreAssignment
 from agent.demo.apiserver import Seen
 from agent.errors import StorageError
 from agent.monitor import Monitor
-from tests.cluster.scene import NODE, pvr_object, until
-from tests.cluster.test_agent import FakeMover, Running, Stage, agent_on, check_private, raising
+from tests.cluster.agents import agent_on, ready
+from tests.cluster.fakemover import FakeMover, raising
+from tests.cluster.scene import until
+from tests.cluster.stage import RUNNING, RestoreStage, check_private
 from tests.support.apihandle import ApiServer, Json
 from tests.support.apiservers import StandinServer
 
-RUNNING: Json = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 MARK = '{"node":"node-1","pod":"agent-x","podUid":"gone","attempt":"old"}'
-
-
-class RestoreStage(Stage):
-    """The stage with a pod that waits to be restored."""
-
-    def __init__(self, server: ApiServer, directory: Path) -> None:
-        super().__init__(server, directory)
-        self.waiting, self.target = self.waiting_pod("db-1")
-
-    def waiting_pod(self, name: str, node: str = NODE) -> tuple[Json, Path]:
-        spec = {
-            "nodeName": node,
-            "initContainers": [{"name": "restore-wait", "image": "i"}],
-            "containers": [{"name": "c", "image": "i"}],
-            "volumes": [{"name": "data", "emptyDir": {}}],
-        }
-        body = {"metadata": {"name": name}, "spec": spec}
-        made = self.server.create(self.server.path("pods"), body)
-        volumes = self.host_pods / made["metadata"]["uid"] / "volumes"
-        target = volumes / "kubernetes.io~empty-dir/data"
-        target.mkdir(parents=True)
-        return made, target
-
-    def helper_is(self, state: Json, phase: str = "Pending", pod: str = "db-1") -> None:
-        status = {"name": "restore-wait", "image": "i", "imageID": "", "ready": False}
-        statuses = [{**status, "restartCount": 0, "state": state}]
-        path = self.server.path("pods", pod)
-        self.server.patch_status(path, {"phase": phase, "initContainerStatuses": statuses})
-
-    def pvr(self, name: str, **changes: Any) -> Json:
-        metadata = self.waiting["metadata"]
-        pod = {key: metadata[key] for key in ("name", "namespace", "uid")}
-        body = pvr_object(name, **({"pod": pod, "repoIdentifier": "x"} | changes))
-        if "repoIdentifier" not in changes:
-            body["spec"]["repoIdentifier"] = "s3:https://s3.example.org/bucket/velero/restic/app"
-        return self.server.create(self.server.path("podvolumerestores"), body)
-
-    def object(self, name: str) -> Json:
-        plural = "podvolumerestores" if name.startswith("r-") else "podvolumebackups"
-        return self.server.get(self.server.path(plural, name))
-
-    def status(self, name: str) -> Json:
-        found: Json = self.object(name).get("status") or {}
-        return found
-
-
-async def ready(running: Running) -> None:
-    await until(lambda: running.agent.port and running.ask("readyz")[0] == 200, "readiness")
 
 
 @pytest.fixture
 def stage(api_server: ApiServer, tmp_path: Path) -> RestoreStage:
     return RestoreStage(api_server, tmp_path)
-
-
-@pytest.fixture
-def mover() -> FakeMover:
-    return FakeMover()
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from agent.repository.opening import create_repository, open_repository
 from agent.storage.local import LocalStorage
 from agent.transfer.job import Request, run_backup
 from tests.cluster.scene import NODE
-from tests.cluster.test_restores import RUNNING, RestoreStage
+from tests.cluster.stage import RUNNING, RestoreStage
 from tests.faults.agent_killing import Plan, until_ended
 from tests.faults.local_agent import PACK_BYTES
 from tests.interop.volumes import differences
