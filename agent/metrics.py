@@ -14,10 +14,10 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from agent import __version__
+from agent import __version__, footprint
 from agent.monitor import Counters, Monitor
 
 NOUNS = ("backup", "restore")
@@ -131,6 +131,8 @@ class Metrics:
             "podlift_internal_errors", "Bugs that one object met; see the log", registry=registry
         )
         self.ready = Gauge("podlift_ready", "1 if /readyz says so, else 0", registry=registry)
+        registry.register(_MemoryCollector())
+        ProcessCollector(registry=registry)
         build = Info("podlift_build", "Which podlift this is", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
 
@@ -230,6 +232,26 @@ class _WatchCollector:
             listed.add_metric([resource], counts.lists)
         yield ended
         yield listed
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+class _MemoryCollector:
+    """What a kill for memory depends on; where the system does not say, nothing is served."""
+
+    def collect(self) -> Iterator[Metric]:
+        with contextlib.suppress(OSError):
+            yield GaugeMetricFamily(
+                "podlift_memory_bytes",
+                "Memory that the agent takes and the kernel cannot give to others by itself",
+                footprint.taken_bytes(),
+            )
+        yield GaugeMetricFamily(
+            "podlift_memory_limit_bytes",
+            "What the container may take; without a limit, the memory of the machine",
+            footprint.limit_bytes() or footprint.machine_bytes(),
+        )
 
     def describe(self) -> Iterable[Metric]:
         return ()

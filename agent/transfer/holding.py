@@ -9,12 +9,11 @@ directories above it is left out and named, and attributes are left off. It is b
 missing than to be killed, and then to have nothing.
 """
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
+from agent.footprint import limit_bytes, machine_bytes
 from agent.volume.looking import names_bytes
 from agent.volume.xattrs import Attributes
 
@@ -43,7 +42,6 @@ RESERVED_BYTES = 288 << 20
 
 LEAST_BYTES = 64 << 20
 
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _WAIT_SLICE_SECONDS = 0.5
 
 
@@ -137,10 +135,7 @@ def budget_bytes() -> int:
 
     Without a limit it is half of the machine's memory. The last third is for their parents.
     """
-    budget = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    for limit in LIMITS:
-        try:
-            budget = min(budget, (int(Path(limit).read_text()) - RESERVED_BYTES) * 2 // 3)
-        except (OSError, ValueError):
-            continue  # another version of control groups, or "max"
+    budget = machine_bytes() // 2
+    if (limit := limit_bytes()) is not None:
+        budget = min(budget, (limit - RESERVED_BYTES) * 2 // 3)
     return max(budget, LEAST_BYTES)

@@ -154,10 +154,10 @@ RUN = """
 import re, sys
 from pathlib import Path
 from agent.cli import main
-from agent.transfer import holding
+from agent import footprint
 limit, peak = sys.argv.pop(1), sys.argv.pop(1)
 if limit:
-    holding.LIMITS = (limit,)
+    footprint.LIMITS = (limit,)
 code = main()
 found = re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())
 Path(peak).write_text(found[1])

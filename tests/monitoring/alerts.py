@@ -46,6 +46,33 @@ def _daemonset(name: str, wanted: str, ready: str) -> Series:
     }
 
 
+def _started(agent: str) -> str:
+    return f'process_start_time_seconds{{instance="{agent}"}}'
+
+
+def _taken_over(backups: int, restores: int) -> Series:
+    return {
+        'podlift_backups_resumed_total{instance="a"}': f"{backups}x400",
+        'podlift_restores_resumed_total{instance="a"}': f"{restores}x400",
+    }
+
+
+def _moving(files: str, at_work: int = 1) -> Series:
+    """Return what an agent shows that moves no byte, and files as told."""
+    flows = ("processed", "read", "uploaded", "fetched", "restored")
+    return {
+        WAITING.replace("waiting", "running"): f"{at_work}x120",
+        'podlift_restores_running{instance="a"}': "0x120",
+        'podlift_files_total{instance="a",state="new"}': files,
+        'podlift_files_total{instance="a",state="unmodified"}': "3x120",
+        **{f'podlift_{flow}_bytes_total{{instance="a"}}': "1000x120" for flow in flows},
+    }
+
+
+def _memory(taken: str) -> Series:
+    return {"podlift_memory_bytes": taken, "podlift_memory_limit_bytes": "100x60"}
+
+
 def _flat(name: str, value: int, minutes: int) -> Series:
     return {name: f"{value}x{minutes}"}
 
@@ -113,19 +140,62 @@ CASES = [
     ),
     Case("PodliftRestoreIncomplete", "none", False, 30, _flat("podlift_incomplete_entries_total", 3, 60)),
     Case(
+        "PodliftBackupFailed",
+        "a new agent refused one before it was scraped",
+        True,
+        30,
+        {_ended("backup", "refused"): "_x20 1x40", _started("a"): "_x20 1200x40"},
+    ),
+    Case(
+        "PodliftBackupFailed",
+        "monitoring begins long after",
+        False,
+        200,
+        {_ended("backup", "refused"): "_x120 1x100", _started("a"): "_x120 60x100"},
+    ),
+    Case(
+        "PodliftRestoreFailed",
+        "a new agent failed one before it was scraped",
+        True,
+        30,
+        {_ended("restore", "failed"): "_x20 1x40", _started("a"): "_x20 1200x40"},
+    ),
+    Case(
         "PodliftTakenOverAgainAndAgain",
-        "thrice, by containers that begin at 0",
+        "thrice, each time before the first scrape",
         True,
         300,
-        {"podlift_backups_resumed_total": "0x20 1x60 0x2 1x60 0x2 1x60 0x2 1x200"},
+        {_started("a"): "0x60 3600x60 7200x60 10800x200"} | _taken_over(1, 0),
+    ),
+    Case(
+        "PodliftTakenOverAgainAndAgain",
+        "a restore, thrice",
+        True,
+        300,
+        {_started("a"): "0x60 3600x60 7200x60 10800x200"} | _taken_over(0, 1),
     ),
     Case(
         "PodliftTakenOverAgainAndAgain",
         "once, as by an update",
         False,
         300,
-        {"podlift_backups_resumed_total": "0x20 1x400"},
+        {_started("a"): "0x60 3600x400"} | _taken_over(1, 0),
     ),
+    Case(
+        "PodliftTakenOverAgainAndAgain",
+        "thrice, with nothing to take over",
+        False,
+        300,
+        {_started("a"): "0x60 3600x60 7200x60 10800x200"} | _taken_over(0, 0),
+    ),
+    Case("PodliftNoProgress", "at work, and nothing moves", True, 90, _moving("7x120")),
+    Case("PodliftNoProgress", "a file now and then", False, 90, _moving("0+1x120")),
+    Case("PodliftNoProgress", "not at work", False, 90, _moving("7x120", at_work=0)),
+    Case("PodliftNoProgress", "for half an hour", False, 90, _moving("0+1x60 60x60")),
+    Case("PodliftQueueNeverEmpty", "thirteen hours", True, 13 * 60, {WAITING: "2x900"}),
+    Case("PodliftQueueNeverEmpty", "empty once", False, 13 * 60, {WAITING: "2x400 0 1x500"}),
+    Case("PodliftMemoryNearLimit", "nine tenths", True, 30, _memory("90x60")),
+    Case("PodliftMemoryNearLimit", "for a moment", False, 30, _memory("50x20 90x5 50x60")),
     Case(
         "PodliftThrottled",
         "half a second a second for an hour and a half",

@@ -15,10 +15,11 @@ from tests.support.promtool import Json, Promtool
 
 PROJECT = Path(__file__).parents[2]
 
-SERIES = re.compile(r"\b(?:podlift|podVolume|kube)_\w+|\bup\b")
+SERIES = re.compile(r"\b(?:podlift|podVolume|process|kube)_\w+|\b(?:up|ALERTS)\b")
 
 NOT_OURS = {
     "up",
+    "ALERTS",
     "kube_cronjob_status_last_successful_time",
     "kube_daemonset_status_desired_number_scheduled",
     "kube_daemonset_status_number_ready",
@@ -30,6 +31,11 @@ NOT_OURS = {
 def asked_for(expression: str) -> set[str]:
     """Return the names of the metrics in an expression, but for what is compared with in quotes."""
     return set(SERIES.findall(re.sub(r'"[^"]*"', '""', expression)))
+
+
+def anchor(heading: str) -> str:
+    """Return what a link names a section by."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
 def existing() -> set[str]:
@@ -77,8 +83,11 @@ def test_every_alert_says_how_bad_it_is_what_is_wrong_and_is_in_the_manual(
     manual = (PROJECT / "docs/operations.md").read_text()
     for name, rule in alerts.items():
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}, name
-        assert rule["annotations"].keys() == {"summary", "description"}, name
-        assert f"`{name}`" in manual, name
+        assert rule["annotations"].keys() == {"summary", "description", "runbook"}, name
+        page, _, section = rule["annotations"]["runbook"].partition("#")
+        headings = re.split(r"^## (.+)\n", (PROJECT / page).read_text(), flags=re.MULTILINE)[1:]
+        sections = dict(zip(map(anchor, headings[::2]), headings[1::2], strict=True))
+        assert f"| `{name}` | {rule['labels']['severity']} |" in sections[section], name
     assert set(re.findall(r"`(Podlift\w+)`", manual)) == alerts.keys()
 
 
@@ -114,6 +123,7 @@ def test_words_name_the_agent_and_the_number(promtool: Promtool, rules: Json) ->
             "description": "It was proven 1200 seconds ago, which should be 300 at most; at 1350 the"
             " run fails, so that nothing is written without a lock. The storage does not answer, or"
             " somebody removed the lock: see the log.",
+            "runbook": "docs/operations.md#alerts",
         },
     }
     test = {

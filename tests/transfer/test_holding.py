@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import footprint
 from agent.transfer import holding
 from agent.transfer.folder import Folder
 from agent.transfer.holding import (
@@ -99,7 +100,7 @@ def test_the_budget_is_what_the_containers_limit_leaves(
     for number, limit in enumerate(limits):
         (tmp_path / str(number)).write_text(f"{limit}\n")
     paths = [str(tmp_path / str(number)) for number in range(len(limits) + 1)]
-    monkeypatch.setattr(holding, "LIMITS", tuple(paths))
+    monkeypatch.setattr(footprint, "LIMITS", tuple(paths))
     assert holding.budget_bytes() == budget
 
 
