@@ -230,6 +230,13 @@ def _given(options: Mapping[str, str | None], source: Mapping[str, str]) -> dict
     }
 
 
+def log_format(given: str | None, environ: Mapping[str, str] | None = None) -> LogFormat:
+    """Return the form of a command's log, as ``--log-format`` or the environment has it."""
+    source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)
+    default: LogFormat = "text"
+    return _choice(_given({"log_format": given}, source), "log_format", LogFormat, default)
+
+
 def repository_password(environ: Mapping[str, str] | None = None) -> str | None:
     """Return ``PODLIFT_PASSWORD``, else ``RESTIC_PASSWORD``, else None."""
     source = os.environ if environ is None else environ  # noqa: TID251  (this is that module)

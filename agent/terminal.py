@@ -10,6 +10,7 @@ import base64
 import contextlib
 import datetime
 import errno
+import functools
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -109,13 +110,20 @@ def plain_text(text: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(monitor: Monitor, verb: str, *, quiet: bool = False) -> Iterator[None]:
-    """Show a run's progress for the length of a scope."""
+def progress(
+    monitor: Monitor,
+    verb: str,
+    *,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Show a run's progress for the length of a scope; by lines to ``say``, if that is given."""
     if quiet:
         yield
         return
     stop = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
+    lines = functools.partial(_lines, say or _on_stderr)
+    show = _bar if say is None and sys.stderr.isatty() else lines
     thread = threading.Thread(target=show, args=(monitor, verb, stop), name="progress", daemon=True)
     thread.start()
     try:
@@ -153,11 +161,15 @@ def _bar(monitor: Monitor, verb: str, stop: threading.Event) -> None:
             )
 
 
-def _lines(monitor: Monitor, verb: str, stop: threading.Event) -> None:
+def _on_stderr(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _lines(say: Callable[[str], None], monitor: Monitor, verb: str, stop: threading.Event) -> None:
     started = time.monotonic()
     while not stop.wait(LINE_SECONDS):
         seconds = time.monotonic() - started
-        click.echo(f"{verb}: {_detail(monitor.counters)}, {seconds:.0f} s", err=True)
+        say(f"{verb}: {_detail(monitor.counters)}, {seconds:.0f} s")
 
 
 def _detail(now: Counters) -> str:

@@ -190,7 +190,7 @@ class Job:
     """A manifest of a CronJob."""
 
     def __init__(self, name: str) -> None:
-        self.text = (ROOT / f"deploy/{name}.yaml").read_text()
+        self.text = (ROOT / f"deploy/components/{name}/{name}.yaml").read_text()
         self.documents = {one["kind"]: one for one in yaml.safe_load_all(self.text)}
         template = self.documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]
         self.pod: dict[str, Any] = template["spec"]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ from agent.access import (
 )
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, FAILED, exit_code
+from agent.commands.telling import Voice, log_format_option, told
 from agent.config import cluster_settings
 from agent.errors import NoRepository, RepositoryError, StorageError, UsageError
 from agent.monitor import Monitor
@@ -30,7 +32,7 @@ from agent.repository.repository import LOADERS, Repository
 from agent.repository.subset import TURNS, Subset, parse_subset
 from agent.storage.contract import Storage
 from agent.storage.settings import S3Settings
-from agent.terminal import path_facts, plain_text, progress
+from agent.terminal import path_facts, progress
 
 if TYPE_CHECKING:
     from agent.cluster.estate import Reach
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 @lock_wait_option
 @json_option
 @no_lock_option
+@log_format_option
 def check(access: Access, **options: Any) -> int:
     """Verify that everything the snapshots need is there and intact.
 
@@ -70,6 +73,12 @@ def check(access: Access, **options: Any) -> int:
     podlift check --repo REPO --read-data-subset 3/7   # on the third of seven days
     podlift check --location default --read-data-subset week/8
     """
+    return told(
+        options["log_format"], options["location"], functools.partial(_check, access, options)
+    )
+
+
+def _check(access: Access, options: dict[str, Any], voice: Voice) -> int:
     words = options["read_data_subset"]
     if options["read_data"] and words:
         raise UsageError("--read-data reads everything; leave out --read-data-subset")
@@ -82,7 +91,7 @@ def check(access: Access, **options: Any) -> int:
         )
     subset = parse_subset(words) if words else None
     examination = Examination(
-        options["read_data"], subset, words, options["as_json"], bool(options["location"])
+        options["read_data"], subset, words, options["as_json"], bool(options["location"]), voice
     )
     with stoppable() as cancel:
         if examination.located:
@@ -103,7 +112,8 @@ class Examination:
     subset: Subset | None
     words: str
     as_json: bool
-    located: bool = False
+    located: bool
+    voice: Voice
 
     @property
     def scope(self) -> str:
@@ -117,9 +127,10 @@ class Examination:
 
     def of(self, repository: Repository, cancel: CancelToken) -> int:
         """Check a repository, say what is found, and return the exit code."""
-        report = Report(self.as_json, self.scope, repository.place if self.located else "")
+        place = repository.place if self.located else ""
+        report = Report(self.as_json, self.scope, place, self.voice)
         monitor = Monitor()
-        with progress(monitor, "check"):
+        with progress(monitor, "check", say=self.voice.beside):
             for finding in check_repository(
                 repository,
                 read_data=self.read_data,
@@ -149,7 +160,7 @@ class _Location:
             try:
                 codes.append(self._check_one(settings, examination))
             except (RepositoryError, StorageError) as error:
-                self._not_checked(str(settings.address), error)
+                self._not_checked(str(settings.address), error, examination.voice)
                 codes.append(exit_code(error))
         return FAILED if FAILED in codes else next(filter(None, codes), DONE)
 
@@ -177,11 +188,11 @@ class _Location:
     def _open(self, settings: S3Settings) -> Storage:
         return open_location(settings, self.access.budgets.rates)
 
-    def _not_checked(self, place: str, error: RepositoryError | StorageError) -> None:
+    def _not_checked(self, place: str, error: RepositoryError | StorageError, voice: Voice) -> None:
         if self.options["as_json"]:
             facts = {"message_type": "error", "message": str(error), "repository": place}
             click.echo(json.dumps(facts))
-        click.echo(plain_text(f"{place} was not checked: {error}"), err=True)
+        voice.say(f"{place} was not checked: {error}", logging.ERROR, aside=True)
 
 
 def _check_location(
@@ -200,9 +211,10 @@ def _check_location(
 class Report:
     """Tells findings as they come, remembers what they add up to, and concludes."""
 
-    def __init__(self, as_json: bool, scope: str, place: str = "") -> None:
+    def __init__(self, as_json: bool, scope: str, place: str, voice: Voice) -> None:
         """Tell of one repository; ``place`` names it in each line for scripts, if it is not ""."""
         self._as_json = as_json
+        self._voice = voice
         self._place = {"repository": place} if place else {}
         self._scope = scope
         self.damage = self.hints = self.places = 0
@@ -221,7 +233,8 @@ class Report:
             click.echo(json.dumps(_facts(finding) | self._place))
         else:
             weight = "damage" if finding.damage else "hint"
-            click.echo(plain_text(f"{weight}: {finding.message}"))
+            level = logging.ERROR if finding.damage else logging.WARNING
+            self._voice.say(f"{weight}: {finding.message}", level)
 
     def conclude(self, place: str) -> None:
         """Print the verdict and the advice."""
@@ -239,11 +252,11 @@ class Report:
             }
             click.echo(json.dumps(summary | self._place))
             return
-        click.echo(plain_text(self._verdict(place)))
+        self._voice.say(self._verdict(place), logging.ERROR if self.damage else logging.INFO)
         if advice:
-            click.echo("what to do:")
+            self._voice.say("what to do:")
         for number, item in enumerate(advice, 1):
-            click.echo(f"  {number}. {item}")
+            self._voice.say(f"  {number}. {item}")
 
     def _verdict(self, place: str) -> str:
         hints = f"; {self.hints} hints" if self.hints else ""

@@ -5,15 +5,17 @@ object at the end, whatever the end was.
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
+from agent.commands.telling import Voice
 from agent.errors import PodliftError
 from agent.needs import Needs
 from agent.repository.pruneplan import Figures
-from agent.terminal import plain_text, size_text, snapshot_facts, time_text
+from agent.terminal import size_text, snapshot_facts, time_text
 from agent.transfer.garbage import Judged, Verdict, tags_of
 from agent.transfer.sweep import Swept
 
@@ -31,7 +33,10 @@ _WORDS = {
 class Report:
     """Collects what one run found, and says it."""
 
-    def __init__(self, location: str, place: str, apply: bool, as_json: bool) -> None:
+    def __init__(
+        self, location: str, place: str, *, apply: bool, as_json: bool, voice: Voice
+    ) -> None:
+        self._voice = voice
         self._apply = apply
         self._as_json = as_json
         self._repositories: list[dict[str, Any]] = []
@@ -80,14 +85,17 @@ class Report:
         for verdict in (Verdict.GRACE, Verdict.GARBAGE):
             self._name(judgement.of(verdict))
         for one in judgement.missing[:NAMED]:
-            self._say(f"  MISSING  {one.id[:8]}  {one.by} names it, the repository has none")
+            self._say(
+                f"  MISSING  {one.id[:8]}  {one.by} names it, the repository has none",
+                logging.ERROR,
+            )
         self._say(f"  {_freed(figures, self._apply)}")
 
     def failed(self, place: str, error: PodliftError) -> None:
         """Say why a repository was not swept, or not to the end."""
         self._failed += 1
         self._repositories.append({"repository": place, "error": str(error)})
-        click.echo(plain_text(f"{place}: not done: {error}"), err=True)
+        self._voice.say(f"{place}: not done: {error}", logging.ERROR, aside=True)
 
     def end(self, error: PodliftError | None = None) -> None:
         """Say the result; ``error`` is what stopped the run before its end."""
@@ -124,9 +132,9 @@ class Report:
         if len(judged) > NAMED:
             self._say(f"  … and {len(judged) - NAMED} more (--json names all)")
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, level: int = logging.INFO) -> None:
         if not self._as_json:
-            click.echo(plain_text(text))
+            self._voice.say(text, level)
 
 
 _SHOWN = ("backup", "ns", "pod", "volume")

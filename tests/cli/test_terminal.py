@@ -57,9 +57,12 @@ def test_a_log_gets_a_line_that_tells_the_same(capfd: pytest.CaptureFixture[str]
     monitor = Monitor()
     monitor.add(bytes_total=2048, bytes_done=1024, bytes_uploaded=100, files_new=3)
     monitor.problem(SourceError(b"bad", "no"))
-    terminal._lines(monitor, "backup", Ticks(1))
-    expected = "backup: 1.0 KiB of 2.0 KiB, 3 files, 100 B uploaded, 1 problems, 0 s\n"
-    assert capfd.readouterr().err == expected
+    expected = "backup: 1.0 KiB of 2.0 KiB, 3 files, 100 B uploaded, 1 problems, 0 s"
+    terminal._lines(terminal._on_stderr, monitor, "backup", Ticks(1))
+    assert capfd.readouterr().err == f"{expected}\n"
+    said: list[str] = []
+    terminal._lines(said.append, monitor, "backup", Ticks(1))
+    assert said == [expected]
 
 
 def test_problems_beyond_the_first_are_counted(capfd: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_what_acts_elsewhere_names_what_there_is(command: Command) -> None:
         assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
         return
     for word in words:
-        if word.startswith(("deploy", "docs", ".")):
+        if word.startswith(("deploy", "docs", "./")):
             assert (PROJECT / word).exists(), f"{word} is not there"
     if words[0] == "kubectl" and "-l" in words:
         key, _, value = words[words.index("-l") + 1].partition("=")

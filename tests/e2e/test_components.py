@@ -18,19 +18,23 @@ from tests.support.manifests import (
     DEPLOY,
     capabilities,
     granted,
+    job_arguments,
     of_kind,
     pod_of,
     read_manifest,
 )
 
 BACKUP_ONLY, BESIDE, OPENSHIFT = "backup-only", "beside-velero", "openshift"
+GC, SCRUB = "gc", "scrub"
+JOBS = {GC, SCRUB}
 SETS = [
     (),
     (BACKUP_ONLY,),
     (BESIDE,),
     (OPENSHIFT,),
     (OPENSHIFT, BACKUP_ONLY),
-    (BESIDE, BACKUP_ONLY, OPENSHIFT),
+    (GC, SCRUB),
+    (GC, BESIDE, SCRUB, BACKUP_ONLY, OPENSHIFT),
 ]
 READING = ["DAC_READ_SEARCH"]
 IMAGE = "registry.example.com/podlift:0.1.0"
@@ -151,6 +155,22 @@ class TestEverySet:
     ) -> None:
         name = of_kind(rendered, "DaemonSet")["metadata"]["name"]
         assert name == ("podlift" if BESIDE in components else "node-agent")
+
+
+def test_each_job_has_the_image_that_was_asked_for_and_logs_as_the_agents_do(
+    rendered: list[Json], components: tuple[str, ...]
+) -> None:
+    jobs = {d["metadata"]["name"]: d for d in rendered if d["kind"] == "CronJob"}
+    assert jobs.keys() == {f"podlift-{name}" for name in JOBS.intersection(components)}
+    there = {(d["kind"], d["metadata"]["name"]) for d in rendered}
+    for name, job in jobs.items():
+        assert "--log-format=json" in job_arguments([job])
+        pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        assert ("ServiceAccount", pod["serviceAccountName"]) in there
+        assert [container["image"] for container in pod["containers"]] == [IMAGE]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        # OpenShift gives it a user of the namespace's own range, and refuses any other.
+        assert ("runAsUser" in pod["securityContext"]) is (OPENSHIFT not in components), name
 
 
 def test_the_base_is_the_manifest(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ kept only as long as the case is met here.
 """
 
 import contextlib
+import json
 import secrets
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from tests.e2e.restoring import ask, waiting_pod
 from tests.e2e.scene import Agent, Scene, Volume, until
 from tests.e2e.test_check import check
-from tests.e2e.test_gc import NOW, Made, found, gc
+from tests.e2e.test_gc import NOW, Made, gc
 from tests.support.apihandle import ApiRefused, Json
 from tests.support.apiservers import KubeApiServer
 from tests.support.faultproxy import FaultProxy, reply
@@ -27,6 +29,7 @@ from tests.support.manifests import (
     capabilities,
     confined,
     granted,
+    job_arguments,
     moved,
     of_kind,
     read_manifest,
@@ -204,30 +207,54 @@ def test_an_agent_that_may_not_write_events_says_so_once_and_does_its_work(
     assert len(scene.server.list(scene.server.path("events"))["items"]) == 0
 
 
+def as_the_job(scene: Scene, documents: list[Json], command: str) -> list[str]:
+    """Return the arguments of a CronJob, but for the place of its cache."""
+    first, *options = job_arguments(documents)
+    assert first == command
+    return [*options, "--cache-dir", str(scene.directory / "cache")]
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the messages of a log that is JSON to its last line, each of the location."""
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines
+    assert {(line["kind"], line["name"]) for line in lines} == {
+        ("BackupStorageLocation", "default")
+    }
+    return [line["message"] for line in lines]
+
+
 def test_gc_uses_every_right_of_its_account_and_is_refused_none(
     scene: Scene, kube_apiserver: KubeApiServer
 ) -> None:
-    account = Account(kube_apiserver, read_manifest("gc.yaml"))
+    documents = read_manifest("components/gc/gc.yaml")
+    account = Account(kube_apiserver, documents)
     made = Made(scene).make("monday", "tuesday")
     gone = made.delete("monday")
-    report = found(gc(scene, *NOW, "--apply", "--json", *account.options))
-    assert gone in str(report)
+    done = gc(scene, *as_the_job(scene, documents, "gc"), *account.options)
+    assert (done.returncode, done.stdout) == (0, ""), done
+    assert "1 protected by the grace period" in str(told(done))
+    done = gc(scene, *as_the_job(scene, documents, "gc"), *NOW, "--apply", *account.options)
+    assert any(gone[:8] in line for line in told(done)), done
+    assert told(done)[-1].startswith("done: 1 snapshots forgotten")
     assert (account.refused(), account.unused()) == (set(), set())
 
 
 def test_the_scrub_uses_every_right_of_its_account_and_is_refused_none(
     scene: Scene, kube_apiserver: KubeApiServer
 ) -> None:
-    account = Account(kube_apiserver, read_manifest("scrub.yaml"))
-    done = check(scene, "--read-data", *account.options)
-    assert done.returncode == 0, done
+    documents = read_manifest("components/scrub/scrub.yaml")
+    account = Account(kube_apiserver, documents)
+    done = check(scene, *as_the_job(scene, documents, "check"), *account.options)
+    assert (done.returncode, done.stdout) == (0, ""), done
+    assert all("is in order; checked: structure and week/8" in line for line in told(done))
     assert (account.refused(), account.unused()) == (set(), set())
 
 
 def test_a_right_that_is_missing_or_never_used_and_a_misspelt_field_are_noticed(
     scene: Scene, kube_apiserver: KubeApiServer
 ) -> None:
-    documents = read_manifest("scrub.yaml")
+    documents = read_manifest("components/scrub/scrub.yaml")
     of_kind(documents, "Role")["rules"][0]["verbs"].append("list")
     account = Account(kube_apiserver, documents)
     assert check(scene, *account.options).returncode == 0

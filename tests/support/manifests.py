@@ -64,6 +64,14 @@ def pod_of(documents: Iterable[Json]) -> Json:
     return found
 
 
+def job_arguments(documents: Iterable[Json]) -> list[str]:
+    """Return what the CronJob among the documents runs podlift with."""
+    (container,) = of_kind(documents, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    return list(container["args"])
+
+
 def capabilities(documents: Iterable[Json]) -> list[str]:
     """Return the capabilities that the DaemonSet's container keeps."""
     (container,) = pod_of(documents)["containers"]
