@@ -220,14 +220,20 @@ def _limit_option(what: str, says: str) -> Callable[[Callable[..., Any]], Callab
 limit_read_option = _limit_option("read", "MiB/s read from PATH at most.")
 
 
+credentials_file_option = click.option(
+    "--credentials-file",
+    help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
+)
+
+
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add how the cluster is reached, and the credentials of a location that has none of its own."""
+    """Add how the cluster is reached."""
     for option in (
         click.option(
-            "--credentials-file",
-            help="AWS credentials for a location without its own. [AWS_SHARED_CREDENTIALS_FILE]",
+            "--kubeconfig",
+            help="How to reach the cluster. [KUBECONFIG; in a pod its service account, else"
+            " ~/.kube/config]",
         ),
-        click.option("--kubeconfig", help="Instead of the pod's service account. [KUBECONFIG]"),
         click.option("--namespace", help="Velero's namespace. [VELERO_NAMESPACE; velero]"),
     ):
         command = option(command)

@@ -4,6 +4,7 @@ Every command ends in one of these, and scripts may rely on it: 0 done, 1 failed
 but some files could not be read, 10 no repository, 11 locked, 12 wrong password, 130 interrupted.
 """
 
+import difflib
 import importlib
 import logging
 import signal
@@ -76,6 +77,10 @@ COMMANDS = {
 """Each command, and the module of ``agent.commands`` that has it."""
 
 
+_WHOLE = 1000
+"""Characters of a command's first sentence: all of them, since the list wraps it."""
+
+
 class Commands(click.Group):
     """A group that imports a command when it is asked for: start-up is felt each time."""
 
@@ -90,6 +95,26 @@ class Commands(click.Group):
         module = importlib.import_module(f"agent.commands.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant; of a misspelt one say what it may have been."""
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], COMMANDS)
+            if near:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each command does, as a whole sentence."""
+        rows = [
+            (name, command.get_short_help_str(_WHOLE))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(

@@ -8,7 +8,7 @@ value: no other module looks at ``os.environ`` or at the options again.
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -202,7 +202,7 @@ def cluster_settings(
     given = _given(options, source)
     return ClusterSettings(
         namespace=given.get("namespace", ClusterSettings().namespace),
-        access=_access(given, source),
+        access=_access_by_hand(_access(given, source), source),
         cache_dir=_optional_path(given, "cache_dir"),
         cache_mib=_positive_int(given, "cache_mib", CACHE_MIB),
         credentials_file=_optional_path(given, "credentials_file"),
@@ -280,6 +280,14 @@ def _access(given: Mapping[str, str], source: Mapping[str, str]) -> ClusterAcces
         service_host=source.get("KUBERNETES_SERVICE_HOST", ""),
         service_port=source.get("KUBERNETES_SERVICE_PORT", ""),
     )
+
+
+def _access_by_hand(access: ClusterAccess, source: Mapping[str, str]) -> ClusterAccess:
+    """Return the access with kubectl's own file, where nothing says how and no pod is around us."""
+    usual = Path(source.get("HOME") or "/nonexistent") / ".kube" / "config"
+    if access.kubeconfig is None and not access.service_host and usual.is_file():
+        return replace(access, kubeconfig=usual)
+    return access
 
 
 def _optional_path(given: Mapping[str, str], name: str) -> Path | None:

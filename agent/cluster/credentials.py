@@ -42,8 +42,8 @@ def credentials(access: ClusterAccess) -> Credentials:
     if access.service_host and access.service_port:
         return ServiceAccount(access)
     raise ClusterError(
-        "there is no way to the API server: give --kubeconfig, or run in a pod whose service "
-        "account token is mounted (KUBERNETES_SERVICE_HOST is not set here)"
+        "there is no way to the API server: give --kubeconfig, or set KUBECONFIG, or run in "
+        "a pod whose service account token is mounted (KUBERNETES_SERVICE_HOST is not set here)"
     )
 
 

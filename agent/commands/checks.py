@@ -12,6 +12,7 @@ import click
 from agent.access import (
     Access,
     cluster_options,
+    credentials_file_option,
     json_option,
     lock_wait_option,
     no_lock_option,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     help="Instead of --repo: every repository of this BackupStorageLocation.",
 )
 @cluster_options
+@credentials_file_option
 @click.option("--read-data", is_flag=True, help="Also read and verify every byte of every pack.")
 @click.option(
     "--read-data-subset",

@@ -11,6 +11,7 @@ import click
 
 from agent.access import (
     cluster_options,
+    credentials_file_option,
     duration,
     json_option,
     lock_wait_option,
@@ -53,6 +54,7 @@ _SHORT = (
     " that writes into the location. [72h]",
 )
 @cluster_options
+@credentials_file_option
 @click.option("--cache-dir", help="Where to keep copies of indexes. [~/.cache/podlift]")
 @click.option("--cache-mib", help="What all of them together may take. [2048]")
 @lock_wait_option

@@ -45,13 +45,13 @@ def status(**options: Any) -> int:
     --json a line of JSON.
 
     \b
-    podlift status --kubeconfig ~/.kube/config
+    podlift status
     podlift status --node worker-3 --watch
     """
     from agent.cluster import following  # the Kubernetes client costs 35 MiB and 0.3 s
     from agent.commands import statusview
 
-    names = ("namespace", "kubeconfig", "credentials_file")
+    names = ("namespace", "kubeconfig")
     settings = cluster_settings({name: options[name] for name in names})
     transfers = _selection(options["node"], options["since_seconds"])
     if not options["watch"]:

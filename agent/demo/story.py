@@ -9,6 +9,7 @@ Everything that was started is ended, also on Ctrl-C.
 import asyncio
 import contextlib
 import dataclasses
+import os
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,8 @@ def run(megabytes: int, keep: bool) -> bool:
 
 def _interrupt(_number: int, _frame: object) -> None:
     """End what runs; asyncio's own handler loses a Ctrl-C that comes just as its coroutine ends."""
+    with contextlib.suppress(OSError):  # the system's own write, since a print may be under way
+        os.write(2, b"\nstopping what was started; this takes some seconds\n")
     raise KeyboardInterrupt
 
 
@@ -275,7 +278,8 @@ class _Demo:
             TimeElapsedColumn(),
         )
         end = time.monotonic() + BACKUP_SECONDS
-        with Progress(*columns, console=self._console, transient=True) as bar:
+        seen = self._console.is_terminal  # elsewhere it would leave but an empty line
+        with Progress(*columns, console=self._console, transient=True, disable=not seen) as bar:
             task = bar.add_task("New", total=None, detail="")
             while True:
                 status = msgspec.json.decode(await kube.get(path), type=_Object).status or _Status()
@@ -310,7 +314,7 @@ class _Demo:
             path = target / found["Key"].removeprefix(root)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._s3.download_file(objects.BUCKET, found["Key"], str(path))
-        self._console.print(f"   RESTIC_PASSWORD={objects.PASSWORD} restic -r {target} snapshots")
+        self._console.print(f"try: RESTIC_PASSWORD={objects.PASSWORD} restic -r {target} snapshots")
 
     def _restore(self, volume: Path, snapshot: str) -> None:
         target = self._stage.folder / "restored"
@@ -357,6 +361,6 @@ def _verdict(console: Console, failures: list[str]) -> bool:
         "Verdict: GOOD: backed up, backed up again for nearly nothing, restored identically."
     )
     console.print(
-        f"Next: `{sys.argv[0]} backup --help` by hand; deploy/daemonset.yaml for a cluster."
+        'Next: the README\'s "By hand" for your own folders, docs/deploy.md for a cluster.'
     )
     return True

@@ -235,7 +235,7 @@ class LocalStorage:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             if not self._root.is_dir():
                 raise BucketMissing(
-                    f"{self._root} is not a directory; mount it, or create the repository first",
+                    f"{self._root} is not a directory; mount it, or make the repository first (podlift init)",
                     key=key,
                 ) from error
             raise ObjectMissing(f"{where} does not exist", key=key) from error

@@ -208,7 +208,6 @@ class Retrying:
 
     def _report(self, operation: str, key: str, error: StorageError, pause: float) -> None:
         self._count(**{next(field for kind, field in _COUNTED if isinstance(error, kind)): 1})
-        _log.warning(
-            "%s %s: trying again in %.1f s after %s: %s",
-            operation, key or "(all)", pause, type(error).__name__, error,
-        )  # fmt: skip
+        what, why = f"{operation} {key or '(all)'}", str(error)
+        told = why if why.startswith(what) else f"{what}: {why}"
+        _log.warning("%s; trying again in %.1f s", told, pause)

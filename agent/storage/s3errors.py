@@ -96,8 +96,8 @@ def translate(
         return _exchanged(error, what, key) if exchanged else _answered(error, what, key)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return AccessDenied(
-            f"{what}: no S3 credentials were found; give them by the environment, a credentials"
-            " file or the node's role",
+            f"{what}: no S3 credentials were found; give them by the environment"
+            " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a credentials file or the node's role",
             key=key,
         )
     if isinstance(error, boto.CredentialRetrievalError):

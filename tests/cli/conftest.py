@@ -49,6 +49,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     for name in ("NODE_NAME", "VELERO_NAMESPACE", "POD_NAME", "POD_UID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PODLIFT_PASSWORD", PASSWORD)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("COLUMNS", "200")
     before = signal.getsignal(signal.SIGHUP)

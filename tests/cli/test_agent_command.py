@@ -59,7 +59,7 @@ def test_without_a_way_to_the_api_server_it_says_which_there_are(
 ) -> None:
     done = podlift(*common)
     assert done.code == 1
-    assert "give --kubeconfig, or run in a pod" in done.err
+    assert "give --kubeconfig, or set KUBECONFIG, or run in a pod" in done.err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import agent.cli
 from agent import __version__
 from agent.demo.compare import differences
 from agent.repository.opening import open_repository
@@ -31,6 +32,13 @@ class TestHelp:
         for code in ("11 locked", "12 wrong password", "130 interrupted"):
             assert code in done.out
         assert "PODLIFT_PASSWORD" in done.out
+
+    def test_it_says_of_every_command_what_it_does_in_a_whole_sentence(self, podlift: Run) -> None:
+        told = podlift("--help").out.partition("Commands:\n")[2]
+        sentences = [" ".join(each.split()) for each in re.split(r"\n  (?=\w)", told)]
+        assert len(sentences) == len(agent.cli.COMMANDS)
+        assert all(each.endswith(".") for each in sentences), sentences
+        assert "..." not in told
 
     @pytest.mark.parametrize(
         ("command", "words"),
@@ -62,6 +70,7 @@ class TestUsage:
         [
             ((), "Usage"),
             (("lift",), "No such command"),
+            (("snapshot",), "No such command 'snapshot'. Did you mean snapshots?"),
             (("backup", "--repo", "r"), "Missing argument"),
             (("backup", "."), "--repo"),
             (("restore", "latest", "--repo", "r"), "--target"),

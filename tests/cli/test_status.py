@@ -116,7 +116,7 @@ def test_only_one_nodes_are_shown_on_demand(podlift: Run, standin_cluster: ApiSe
 def test_without_access_it_says_what_to_give(podlift: Run, tmp_path: Path) -> None:
     done = podlift("status")
     assert done.code == 1
-    assert "give --kubeconfig, or run in a pod" in done.err
+    assert "give --kubeconfig, or set KUBECONFIG, or run in a pod" in done.err
     done = podlift("status", "--kubeconfig", tmp_path / "none")
     assert done.code == 1
     assert "does not exist" in done.err

@@ -148,6 +148,21 @@ def test_a_command_on_a_location_needs_no_node_and_reads_the_agent_s_variables()
     assert cluster_settings({}, {}).cache_dir is None
 
 
+def test_by_hand_the_file_that_kubectl_reads_is_read_too_unless_told_otherwise(
+    tmp_path: Path,
+) -> None:
+    usual = tmp_path / ".kube" / "config"
+    usual.parent.mkdir()
+    home = {"HOME": str(tmp_path)}
+    assert cluster_settings({}, home).access.kubeconfig is None
+    usual.touch()
+    assert cluster_settings({}, home).access.kubeconfig == usual
+    assert cluster_settings({"kubeconfig": "a"}, home).access.kubeconfig == Path("a")
+    in_pod = home | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert cluster_settings({}, in_pod).access.kubeconfig is None
+    assert agent_settings({"node_name": "n"}, home).access.kubeconfig is None
+
+
 def test_a_command_on_a_location_takes_no_option_that_does_not_exist() -> None:
     with pytest.raises(UsageError, match="there is no option colour"):
         cluster_settings({"colour": "red"}, {})

@@ -61,6 +61,7 @@ def test_the_demo_holds_and_leaves_nothing_behind(
     assert float(share[1]) < 5
     assert len(re.findall(r"Completed: snapshot [0-9a-f]{8}", out)) == 2
     assert ": 0 differences" in out
+    assert "" not in out.splitlines()
     assert "is in order; checked: structure and every byte" in out
     assert "Verdict: GOOD" in out
     assert "Next: " in out
@@ -125,6 +126,7 @@ def test_a_demo_that_is_stopped_stops_everything(
         rest, _ = process.communicate(timeout=DEADLINE_SECONDS)
         assert process.returncode == 130
         assert "Traceback" not in rest
+        assert "stopping what was started" in rest
         assert alive(started) == set()
         assert list(tmp_path.iterdir()) == []
         assert ports

@@ -306,8 +306,8 @@ def test_each_repetition_leaves_one_line_with_key_and_reason(
     with caplog.at_level(logging.WARNING):
         storage.get("x")
     assert [r.getMessage() for r in caplog.records] == [
-        "get x: trying again in 0.2 s after Unreachable: line was cut",
-        "get x: trying again in 0.5 s after Unreachable: line was cut",
+        "get x: line was cut; trying again in 0.2 s",
+        "get x: line was cut; trying again in 0.5 s",
     ]
 
 
