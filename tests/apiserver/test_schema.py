@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from agent.demo.apiserver.velero import definitions
 from tests.apiserver.samples import add_backup, backup
 from tests.support.apihandle import ApiServer, Json
+from tests.support.apiservers import velero_definitions
+from tests.support.velerocrds import VERSIONS
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 PLURAL = "podvolumebackups"
@@ -203,13 +206,10 @@ class TestSchemaOfVelero118:
 
 
 class TestDefinitionsOfTheStandin:
-    """Our definitions name the same fields as Velero's (of five releases)."""
+    """Our definitions name the same fields and columns as Velero's (of five releases)."""
 
-    @pytest.mark.parametrize("version", ["v1.13.2", "v1.16.2", "v1.17.2", "v1.18.1", "main"])
+    @pytest.mark.parametrize("version", VERSIONS)
     def test_name_the_fields_that_velero_names(self, version: str) -> None:
-        from agent.demo.apiserver.velero import definitions
-        from tests.support.apiservers import velero_definitions
-
         ours = {r.plural: r for r in definitions(version, status_subresource=False)}
         for theirs in velero_definitions(version):
             plural = theirs["spec"]["names"]["plural"]
@@ -220,6 +220,10 @@ class TestDefinitionsOfTheStandin:
             assert mine is not None
             assert ours[plural].kind == theirs["spec"]["names"]["kind"]
             assert list(ours[plural].short_names) == theirs["spec"]["names"].get("shortNames", [])
+            assert [tuple(column) for column in ours[plural].columns] == [
+                (column["name"], column["jsonPath"].removeprefix("."), column.get("priority", 0))
+                for column in theirs["spec"]["versions"][0]["additionalPrinterColumns"]
+            ]
             for part in ("spec", "status"):
                 assert shape(mine["properties"][part]) == shape(schema["properties"][part]), (
                     f"{version} {plural} {part}"

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from agent.demo.apiserver.refusal import Cause, bad_request
-from agent.demo.apiserver.resource import Json, Resource, value_at
+from agent.demo.apiserver.resource import AGE, Column, Json, Resource, value_at
 from agent.demo.apiserver.store import View
 
 NAMESPACES = Resource(
@@ -22,7 +22,7 @@ RESOURCES = [
     NAMESPACES,
     Resource(
         "", "v1", "pods", "Pod", has_status=True, short_names=("po",),
-        selectable=("spec.nodeName", "status.phase"), required=("spec.containers",), columns=(("Status", "status.phase"), ("Node", "spec.nodeName")),
+        selectable=("spec.nodeName", "status.phase"), required=("spec.containers",), columns=(Column("Status", "status.phase"), Column("Node", "spec.nodeName"), AGE),
     ),
     Resource("", "v1", "secrets", "Secret", selectable=("type",)),
     Resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),

@@ -6,10 +6,21 @@ rules that an agent can run into.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 ResourceId = tuple[str, str]
+
+
+class Column(NamedTuple):
+    """What ``kubectl get`` shows of an object: a title and a dotted path; from priority 1 on only if asked."""
+
+    name: str
+    path: str
+    priority: int = 0
+
+
+AGE = Column("Age", "metadata.creationTimestamp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Resource:
 
     ``required`` are dotted paths that a core object must have; ``selectable`` are the dotted
     paths that a field selector may name besides ``metadata.name`` and ``metadata.namespace``;
-    ``columns`` are what ``kubectl get`` shows between name and age: a title and a dotted path.
+    ``columns`` are what ``kubectl get`` shows after the name.
     """
 
     group: str
@@ -32,7 +43,7 @@ class Resource:
     has_status: bool = False
     selectable: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
-    columns: tuple[tuple[str, str], ...] = ()
+    columns: tuple[Column, ...] = (AGE,)
 
     @property
     def id(self) -> ResourceId:

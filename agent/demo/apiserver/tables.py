@@ -4,12 +4,13 @@ Nobody but a person at a terminal asks for one; the columns are those of velero.
 """
 
 import datetime
-from typing import Any
 
-from agent.demo.apiserver.resource import Json, Resource, value_at
+from agent.demo.apiserver.resource import Column, Json, Resource, value_at
 
 ACCEPTED = "as=Table"
 """What kubectl's Accept header says when it wants a table."""
+TIMES = ("Timestamp", "Time")
+"""How paths end of which the age is shown."""
 
 
 def wanted(accept: str) -> bool:
@@ -24,29 +25,30 @@ def table(resource: Resource, shown: Json) -> Json:
     else:
         version = shown["metadata"].get("resourceVersion", "")
         items, metadata = [shown], {"resourceVersion": version}
-    names = ["Name", *(name for name, _ in resource.columns), "Age"]
+    columns = [Column("Name", "metadata.name"), *resource.columns]
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
-        "columnDefinitions": [_definition(name) for name in names],
-        "rows": [{"cells": _cells(resource, item), "object": _metadata(item)} for item in items],
+        "columnDefinitions": [_definition(column) for column in columns],
+        "rows": [
+            {"cells": [_cell(item, column) for column in columns], "object": _metadata(item)}
+            for item in items
+        ],
     }
 
 
-def _definition(name: str) -> Json:
-    kind = {"format": "name"} if name == "Name" else {"format": ""}
-    return {"name": name, "type": "string", "description": "", "priority": 0} | kind
+def _definition(column: Column) -> Json:
+    form = "name" if column.name == "Name" else ""
+    about = {"name": column.name, "priority": column.priority}
+    return {**about, "type": "string", "format": form, "description": ""}
 
 
-def _cells(resource: Resource, item: Json) -> list[Any]:
-    metadata = item["metadata"]
-    values = (value_at(item, path) for _, path in resource.columns)
-    return [
-        metadata.get("name", ""),
-        *("" if value is None else str(value) for value in values),
-        _age(metadata.get("creationTimestamp")),
-    ]
+def _cell(item: Json, column: Column) -> str:
+    value = value_at(item, column.path)
+    if column.path.endswith(TIMES):
+        return _age(value)
+    return "" if value is None else str(value)
 
 
 def _metadata(item: Json) -> Json:

@@ -6,11 +6,14 @@ BackupStorageLocation, their enums, what is required, and that none has a ``/sta
 test asks for it. A Backup is taken as it comes.
 """
 
-from agent.demo.apiserver.resource import Json, Resource
+import dataclasses
+
+from agent.demo.apiserver.resource import AGE, Column, Json, Resource
 from agent.demo.apiserver.schema import PRESERVE
 
 GROUP = "velero.io"
 DEFAULT_VERSION = "v1.16.2"
+ORDERS = ("podvolumebackups", "podvolumerestores")
 
 STRING: Json = {"type": "string"}
 BOOLEAN: Json = {"type": "boolean"}
@@ -62,56 +65,74 @@ def definitions(version: str, *, status_subresource: bool) -> list[Resource]:
     Velero has so far (velero.md section 1).
     """
     at = release(version)
-    short = at >= (99, 0)
-    return [
-        _resource(
-            "podvolumebackups", "PodVolumeBackup", _backup(at),
-            ("pvb",) if short else (), has_status=status_subresource,
-        ),
-        _resource(
-            "podvolumerestores", "PodVolumeRestore", _restore(at),
-            ("pvr",) if short else (), has_status=status_subresource,
-        ),
-        _resource("backupstoragelocations", "BackupStorageLocation", _location(at), ("bsl",)),
-        _resource("backuprepositories", "BackupRepository", _repository(at), ("repo",) if short else ()),
-        _resource("backups", "Backup", _object(spec={PRESERVE: True}, status={PRESERVE: True})),
-    ]  # fmt: skip
-
-
-_VOLUME = (
-    ("Status", "status.phase"),
-    ("Started", "status.startTimestamp"),
-    ("Bytes Done", "status.progress.bytesDone"),
-    ("Total Bytes", "status.progress.totalBytes"),
-    ("Storage Location", "spec.backupStorageLocation"),
-)
-"""Of PodVolumeBackup and PodVolumeRestore (velero.md section 1.4, those of v1.17)."""
-COLUMNS = {
-    "podvolumebackups": (*_VOLUME, ("Node", "spec.node"), ("Uploader", "spec.uploaderType")),
-    "podvolumerestores": (*_VOLUME, ("Uploader", "spec.uploaderType")),
-    "backupstoragelocations": (("Phase", "status.phase"), ("Default", "spec.default")),
-}
-
-
-def _resource(
-    plural: str,
-    kind: str,
-    schema: Json,
-    short_names: tuple[str, ...] = (),
-    *,
-    has_status: bool = False,
-) -> Resource:
-    return Resource(
-        GROUP,
-        "v1",
-        plural,
-        kind,
-        custom=True,
-        short_names=short_names,
-        schema=schema,
-        has_status=has_status,
-        columns=COLUMNS.get(plural, ()),
+    anything = _object(spec={PRESERVE: True}, status={PRESERVE: True})
+    resources = (
+        _resource("podvolumebackups", "PodVolumeBackup", _backup(at), _backup_columns(at)),
+        _resource("podvolumerestores", "PodVolumeRestore", _restore(at), _restore_columns(at)),
+        _resource("backupstoragelocations", "BackupStorageLocation", _location(at), _OF_LOCATIONS),
+        _resource("backuprepositories", "BackupRepository", _repository(at), _OF_REPOSITORIES),
+        _resource("backups", "Backup", anything, (AGE,)),
     )
+    return [
+        dataclasses.replace(
+            each,
+            short_names=_short_names(each.plural, at),
+            has_status=status_subresource and each.plural in ORDERS,
+        )
+        for each in resources
+    ]
+
+
+def _resource(plural: str, kind: str, schema: Json, columns: tuple[Column, ...]) -> Resource:
+    return Resource(GROUP, "v1", plural, kind, custom=True, schema=schema, columns=columns)
+
+
+def _short_names(plural: str, at: tuple[int, int]) -> tuple[str, ...]:
+    old = {"backupstoragelocations": ("bsl",)}
+    new = {
+        "podvolumebackups": ("pvb",),
+        "podvolumerestores": ("pvr",),
+        "backuprepositories": ("repo",),
+    }
+    return (old | new if at >= (99, 0) else old).get(plural, ())
+
+
+# What kubectl shows (velero.md section 1.4).
+_PHASE = Column("Status", "status.phase")
+_POD = (Column("Namespace", "spec.pod.namespace"), Column("Pod", "spec.pod.name"))
+_VOLUME = Column("Volume", "spec.volume")
+_LOCATION = Column("Storage Location", "spec.backupStorageLocation")
+_TYPE = Column("Uploader Type", "spec.uploaderType")
+_BEGUN = (
+    _PHASE,
+    Column("Started", "status.startTimestamp"),
+    Column("Bytes Done", "status.progress.bytesDone"),
+    Column("Total Bytes", "status.progress.totalBytes"),
+)
+_NODE = Column("Node", "status.node")  # which a PodVolumeBackup has not: always empty there
+_OF_LOCATIONS = (
+    Column("Phase", "status.phase"),
+    Column("Last Validated", "status.lastValidationTime"),
+    AGE,
+    Column("Default", "spec.default"),
+)
+_OF_REPOSITORIES = (AGE, Column("Repository Type", "spec.repositoryType"))
+
+
+def _backup_columns(at: tuple[int, int]) -> tuple[Column, ...]:
+    if at < (1, 17):
+        created = Column("Created", "status.startTimestamp")
+        return (_PHASE, created, *_POD, _VOLUME, _TYPE, _LOCATION, AGE)
+    read = (Column("Incremental Bytes", "status.incrementalBytes", 10),) if at >= (1, 18) else ()
+    return (*_BEGUN, *read, _LOCATION, AGE, _NODE, Column("Uploader", "spec.uploaderType"))
+
+
+def _restore_columns(at: tuple[int, int]) -> tuple[Column, ...]:
+    if at < (1, 17):
+        total = Column("TotalBytes", "status.progress.totalBytes")
+        done = Column("BytesDone", "status.progress.bytesDone")
+        return (*_POD, _TYPE, _VOLUME, _PHASE, total, done, AGE)
+    return (*_BEGUN, _LOCATION, AGE, _NODE, _TYPE)
 
 
 def _phases(at: tuple[int, int]) -> Json:
