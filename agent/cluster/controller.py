@@ -72,6 +72,7 @@ class Controller:
         self._works: dict[str, Work] = {}
         self._worked = False
         self._writing: set[str] = set()
+        self._strangers: set[str] = set()  # detained restores whose pods have not been seen here
         self._not_before: dict[str, float] = {}
         self._alive: dict[str, tuple[str, bool]] = {}
         self._words: dict[str, str] = {}
@@ -109,13 +110,16 @@ class Controller:
     def _detained(self, order: Order, theirs: bool) -> None:
         """Have an object that has ended released: at once if it is ours, else by one of many."""
         self._known[order.uid] = order
-        if theirs or self._site(order).where in (Where.ELSEWHERE, Where.ASK):
-            if order.uid not in self._not_before:
-                clock = self._bench.clock
-                due = clock.monotonic() + clock.chance(*STRANGER_SECONDS)
-                self._not_before[order.uid] = due
+        unseen = not theirs and self._site(order).where in (Where.ELSEWHERE, Where.ASK)
+        if unseen:
+            self._strangers.add(order.uid)
         else:
+            self._strangers.discard(order.uid)
+        if not (theirs or unseen):
             self._not_before.pop(order.uid, None)
+        elif order.uid not in self._not_before:
+            clock = self._bench.clock
+            self._not_before[order.uid] = clock.monotonic() + clock.chance(*STRANGER_SECONDS)
 
     def deleted(self, order: Order) -> None:
         """Take a deletion; work on the object is stopped."""
@@ -129,6 +133,7 @@ class Controller:
         self._words.pop(uid, None)
         self._counted.discard(uid)
         self._waits_no_more(uid)
+        self._strangers.discard(uid)
         self.pods.forget(uid)
 
     def _forget(self, uid: str) -> None:
@@ -144,6 +149,8 @@ class Controller:
         for work in self._works.values():
             with self._guarded(work.order):
                 work.observe(work.order, self._site(work.order))
+        for uid in self._strangers & self._known.keys():
+            self._detained(self._known[uid], theirs=False)
         self._wake.set()
 
     @property

@@ -115,13 +115,17 @@ def progress(order: Order, total_bytes: int, done_bytes: int) -> Patch:
 
 
 def final(order: Order, end: Final, now: str) -> Patch:
-    """Write a final state with all its fields."""
+    """Write a final state with all its fields.
+
+    Without a message of our own, one that Velero's server has left with a cancel is taken away: it
+    would say of what is complete that it was canceled.
+    """
     status: dict[str, Any] = {
         "phase": end.phase,
         "completionTimestamp": now,
     }
-    if end.message:
-        status["message"] = _limited(end.message)
+    if end.message or order.message:
+        status["message"] = _limited(end.message) or None
     if not order.started:
         status["startTimestamp"] = now
     if end.snapshot_id:

@@ -2,58 +2,28 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.cluster import controller
+from agent.cluster.order import FINALIZER
 from tests.cluster.agents import agent_on, ready
 from tests.cluster.fakemover import FakeMover
 from tests.cluster.scene import until
 from tests.cluster.stage import RUNNING, RestoreStage
-from tests.support.apihandle import ApiServer, Json
+from tests.support.apihandle import ApiServer
 from tests.support.apiservers import StandinServer
 
-FINALIZER = "velero.io/pod-volume-finalizer"
 OTHER = "example.org/other"
 
 
-class HeldStage(RestoreStage):
-    """The stage whose objects carry finalizers, as Velero 1.17 leaves them."""
-
-    def held(self, name: str, *finalizers: str, **changes: Any) -> str:
-        """Create an order with finalizers and return its path."""
-        restore = name.startswith("r-")
-        (self.pvr if restore else self.pvb)(name, **changes)
-        path = self.server.path("podvolumerestores" if restore else "podvolumebackups", name)
-        self.server.patch(path, {"metadata": {"finalizers": list(finalizers or (FINALIZER,))}})
-        return path
-
-    def gone(self, path: str) -> bool:
-        return self.server.request("GET", path).status == 404
-
-
 @pytest.fixture
-def stage(api_server: ApiServer, tmp_path: Path) -> HeldStage:
-    return HeldStage(api_server, tmp_path)
-
-
-def phases_until_gone(server: ApiServer, path: str) -> list[Json]:
-    """Return every status of an object from now to its deletion."""
-    collection, _, name = path.rpartition("/")
-    seen: list[Json] = []
-    with server.watch(collection, timeout_seconds=30.0) as watch:
-        server.delete(path)
-        while event := watch.event():
-            if event["object"]["metadata"]["name"] == name:
-                seen.append(event["object"].get("status") or {})
-                if event["type"] == "DELETED":
-                    break
-    return seen
+def stage(api_server: ApiServer, tmp_path: Path) -> RestoreStage:
+    return RestoreStage(api_server, tmp_path)
 
 
 async def test_what_runs_or_waits_is_canceled_before_it_goes(
-    stage: HeldStage, mover: FakeMover
+    stage: RestoreStage, mover: FakeMover
 ) -> None:
     mover.go_on.clear()
     stage.helper_is(RUNNING)
@@ -62,7 +32,7 @@ async def test_what_runs_or_waits_is_canceled_before_it_goes(
         await until(lambda: mover.running == 2, "both movers")
         waiting = stage.held("b-2")
         for path in (waiting, running, restoring):
-            seen = await asyncio.to_thread(phases_until_gone, stage.server, path)
+            seen = await asyncio.to_thread(stage.statuses_until_gone, path)
             kind = "PodVolumeRestore" if path == restoring else "PodVolumeBackup"
             began = " before the backup began" if path == waiting else ""
             assert seen[-1]["phase"] == "Failed"
@@ -72,7 +42,7 @@ async def test_what_runs_or_waits_is_canceled_before_it_goes(
 
 
 async def test_what_has_ended_goes_and_finalizers_of_others_stay(
-    stage: HeldStage, mover: FakeMover
+    stage: RestoreStage, mover: FakeMover
 ) -> None:
     stage.helper_is(RUNNING)
     kept = stage.held("b-kept", FINALIZER, OTHER)
@@ -90,7 +60,7 @@ async def test_what_has_ended_goes_and_finalizers_of_others_stay(
 
 
 async def test_copies_that_are_of_no_node_here_are_released_by_anybody(
-    stage: HeldStage, mover: FakeMover, monkeypatch: pytest.MonkeyPatch
+    stage: RestoreStage, mover: FakeMover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects that Velero has synced from another cluster name nodes and pods of that one."""
     monkeypatch.setattr(controller, "STRANGER_SECONDS", (0.0, 0.0))
@@ -111,7 +81,7 @@ async def test_copies_that_are_of_no_node_here_are_released_by_anybody(
 async def test_an_object_of_another_node_is_left_to_its_own_agent_for_a_while(
     standin: StandinServer, tmp_path: Path, mover: FakeMover
 ) -> None:
-    stage = HeldStage(standin, tmp_path)
+    stage = RestoreStage(standin, tmp_path)
     theirs, ours = stage.held("b-theirs", node="far"), stage.held("b-ours")
     for path in (theirs, ours):
         stage.server.patch_status(path, {"phase": "Completed"})
@@ -121,3 +91,19 @@ async def test_an_object_of_another_node_is_left_to_its_own_agent_for_a_while(
         await ready(running)
         await until(lambda: stage.gone(ours), "the deletion")
     assert not stage.gone(theirs)
+
+
+async def test_a_restore_that_is_seen_before_its_pod_is_released_once_that_is_seen(
+    standin: StandinServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    """The first lists come in any order."""
+    stage = RestoreStage(standin, tmp_path)
+    stage.helper_is(RUNNING)
+    path = stage.held("r-1")
+    stage.server.patch_status(path, {"phase": "Completed"})
+    stage.server.delete(path)
+    standin.faults.deny("list", "pods")
+    async with agent_on(stage, mover) as running:
+        await until(lambda: running.agent._controller._not_before, "a restore of no pod here")
+        standin.faults.clear()
+        await until(lambda: stage.gone(path), "the deletion")

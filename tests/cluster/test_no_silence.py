@@ -39,22 +39,6 @@ def stage(standin: StandinServer, tmp_path: Path) -> RestoreStage:
     return stage
 
 
-def location(stage: RestoreStage, name: str, **spec: Any) -> None:
-    defaults = {
-        "provider": "aws",
-        "objectStorage": {"bucket": "bucket", "prefix": "velero"},
-        "config": {"s3Url": "https://s3.example.org", "region": "r"},
-        "credential": {"name": "cloud", "key": "file"},
-    }
-    body = {
-        "apiVersion": "velero.io/v1",
-        "kind": "BackupStorageLocation",
-        "metadata": {"name": name},
-        "spec": defaults | spec,
-    }
-    stage.server.create(stage.server.path("backupstoragelocations"), body)
-
-
 def as_left(stage: RestoreStage, name: str, mark: Any, phase: str = "InProgress") -> None:
     """Make an object what others left: their mark on it, and their phase."""
     plural = "podvolumerestores" if name.startswith("r-") else "podvolumebackups"
@@ -103,10 +87,10 @@ LEFT: dict[str, Any] = {
 async def test_what_cannot_be_done_ends_with_its_reason(
     stage: RestoreStage, mover: FakeMover
 ) -> None:
-    location(stage, "no-secret", credential={"name": "gone", "key": "file"})
-    location(stage, "no-key", credential={"name": "cloud", "key": "other"})
-    location(stage, "readonly", accessMode="ReadOnly")
-    location(stage, "provider", provider="azure")
+    stage.location("no-secret", credential={"name": "gone", "key": "file"})
+    stage.location("no-key", credential={"name": "cloud", "key": "other"})
+    stage.location("readonly", accessMode="ReadOnly")
+    stage.location("provider", provider="azure")
     far, _ = stage.pod_on("node-2")
     for name, (changes, _) in ENDED.items():
         if name == "b-far":

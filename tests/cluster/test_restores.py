@@ -240,13 +240,8 @@ async def test_what_a_dead_agent_left_is_claimed_again_through_either_door(
 ) -> None:
     stage = RestoreStage(api_server, tmp_path)
     if subresource:
-        locations = api_server.list(api_server.path("backupstoragelocations"))["items"]
         api_server.apply_velero_crds("v1.17.2", status_subresource=True)
-        metadata = {"name": locations[0]["metadata"]["name"]}
-        api_server.create(
-            api_server.path("backupstoragelocations"),
-            {**_kind, "metadata": metadata, "spec": locations[0]["spec"]},
-        )
+        stage.location("default")  # other definitions delete every Velero object
     stage.helper_is(RUNNING)
     stage.pvr("r-1")
     left_by_the_dead(stage, "r-1")
@@ -254,9 +249,6 @@ async def test_what_a_dead_agent_left_is_claimed_again_through_either_door(
         status = await stage.ended("r-1")
     assert status["phase"] == "Completed"
     assert [(each.resumed, each.reported_bytes) for each in mover.assignments] == [(True, 7)]
-
-
-_kind = {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation"}
 
 
 async def test_backups_and_restores_share_the_room(stage: RestoreStage, mover: FakeMover) -> None:
