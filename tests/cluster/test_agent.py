@@ -525,7 +525,9 @@ async def test_sigterm_ends_the_agent_with_code_zero(
     mover.go_on.clear()
     stage.pvb("b-1")
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(run_agent(stage.settings(), Movers(mover, mover)))
+        running = tasks.create_task(
+            run_agent(stage.settings(grace_seconds=6.0), Movers(mover, mover))
+        )
         await stage.phase("b-1", "InProgress")
         os.kill(os.getpid(), signal.SIGTERM)
     assert running.result() == 0

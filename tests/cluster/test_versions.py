@@ -23,7 +23,7 @@ from agent.cluster.client import Kube
 from agent.cluster.order import FINAL_PHASES, RUNNING_PHASE, OrderKind
 from agent.errors import ApiError, StorageError
 from agent.monitor import Monitor
-from tests.cluster.agents import agent_on
+from tests.cluster.agents import agent_on, ready
 from tests.cluster.fakemover import SNAPSHOT, FakeMover
 from tests.cluster.scene import until
 from tests.cluster.stage import OUR_PHASES, RUNNING, RestoreStage
@@ -311,3 +311,26 @@ class TestEveryRelease:
         assert moved["r-fixed"].read_only
         references = "spec.objectStorage.caCertRef" in stage.locations.fields
         assert isinstance(moved["b-trusting"].storage.verify, str) is references
+
+
+async def test_an_upgrade_of_velero_under_a_running_agent_is_followed(
+    api_server: ApiServer, tmp_path: Path, mover: FakeMover
+) -> None:
+    stage = Release(api_server, tmp_path, "v1.16.2")
+    mover.go_on.clear()
+    path = stage.order("b-old")
+    async with agent_on(stage, mover) as running:
+        assert "acceptedTimestamp" not in await stage.phase("b-old", "InProgress")
+        await until(lambda: mover.running, "the mover")
+        api_server.upgrade_velero_crds(NEWEST)
+        wish = {"spec": {"cancel": True}}
+        await until(lambda: api_server.patch(path, wish)["spec"].get("cancel"), "the new schema")
+        status = await stage.ended("b-old")
+        assert status["message"] == "canceled: spec.cancel was set"
+        mover.go_on.set()
+        stage.order("b-new", parentSnapshot="none")
+        status = await stage.ended("b-new")
+        assert status["acceptedTimestamp"] == status["startTimestamp"]
+        assert status["incrementalBytes"] == 0
+        await ready(running)
+    assert mover.assignments[-1].parent == "none"

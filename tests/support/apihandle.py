@@ -126,6 +126,13 @@ class ApiServer:
         """
         raise NotImplementedError
 
+    def upgrade_velero_crds(self, version: str) -> None:
+        """Serve ``version`` in the place of what is served, as an upgrade of Velero does; objects stay.
+
+        It may take a moment until the new schema is in force.
+        """
+        raise NotImplementedError
+
     def restart(self) -> None:
         """End the server without notice and start it on the same port, with the same objects."""
         raise NotImplementedError

@@ -30,6 +30,7 @@ SHARED = Path(
 LAUNCHER = SHARED / "apiserver" / "apiserver"
 CRDS = SHARED / "velero-crds"
 HOW_SHARED = "keep the shared folder beside the project, or name it in PODLIFT_SHARED"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WITH_STATUS = ("podvolumebackups", "podvolumerestores")
 
 AUDIT = {
@@ -77,6 +78,10 @@ class StandinServer(ApiServer):
             self.clear_velero()
             self.standin.serve_velero(version, status_subresource=status_subresource)
             self._velero = (version, status_subresource)
+
+    def upgrade_velero_crds(self, version: str) -> None:
+        self.standin.serve_velero(version)
+        self._velero = (version, False)
 
 
 class KubeProcess:
@@ -169,13 +174,12 @@ class KubeApiServer(ApiServer):
         if self._process.velero == (version, status_subresource):
             return
         self.clear_velero()
-        where = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for item in self.list(where)["items"]:
-            self.delete(f"{where}/{item['metadata']['name']}")
-        self._wait(lambda: not self.list(where)["items"])
+        for item in self.list(DEFINITIONS)["items"]:
+            self.delete(f"{DEFINITIONS}/{item['metadata']['name']}")
+        self._wait(lambda: not self.list(DEFINITIONS)["items"])
         self._process.velero = None
         plurals = [
-            self._apply_crd(where, definition, status_subresource)
+            self._apply_crd(definition, status_subresource)
             for definition in velero_definitions(version)
         ]
         for plural in plurals:
@@ -186,12 +190,18 @@ class KubeApiServer(ApiServer):
         )
         self._process.velero = (version, status_subresource)
 
-    def _apply_crd(self, where: str, definition: Json, status_subresource: bool) -> str:
+    def upgrade_velero_crds(self, version: str) -> None:
+        for definition in velero_definitions(version):
+            path = f"{DEFINITIONS}/{definition['metadata']['name']}"
+            self._expect("PUT", path, {**self.get(path), "spec": definition["spec"]})
+        self._process.velero = (version, False)
+
+    def _apply_crd(self, definition: Json, status_subresource: bool) -> str:
         plural: str = definition["spec"]["names"]["plural"]
         if status_subresource and plural in WITH_STATUS:
             for served in definition["spec"]["versions"]:
                 served["subresources"] = {"status": {}}
-        self._expect("POST", where, definition)
+        self._expect("POST", DEFINITIONS, definition)
         return plural
 
     def served(self, path: str) -> None:
