@@ -48,8 +48,9 @@ bench: $(READY) ## measure, side by side with what we compare with (3 minutes; o
 	if [ -n "$$failed" ]; then echo; echo "Verdict: NOT HELD (see above):$${failed#,}."; exit 1; fi
 	@echo && echo "Verdict: held; benchmarks/README.md says how to read the figures."
 
-docs: $(READY) ## make docs/configuration.md and the picture of podlift status anew
-	@$(BIN)/python -m tests.docs.configuration && $(BIN)/python -m tests.docs.picture
+docs: $(READY) ## make docs/configuration.md and the pictures of status and dashboard anew
+	@$(BIN)/python -m tests.docs.configuration && $(BIN)/python -m tests.docs.picture && \
+	    $(BIN)/python -m tests.docs.dashboard
 
 image: ## build the container image with docker, podman or buildah
 	@.ci/image $(TAG)

@@ -22,8 +22,11 @@ from agent.monitor import Counters, Monitor
 
 NOUNS = ("backup", "restore")
 
-DURATIONS = (1, 10, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 115200)
+DURATIONS = (1, 3, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 115200)
 """Buckets of how long a volume took, in seconds: from a small one to a day and more."""
+
+WATCH_ENDS = ("eof", "idle", "expired", "broken", "malformed")
+"""Why watches end; shown before it happens, since a rate needs a value from before."""
 
 VELERO_DURATIONS = (60, 300, 600, 900, 1800, 3600, 7200, 10800, 14400)
 """Velero's own buckets for the same (velero.md section 3.4)."""
@@ -227,7 +230,7 @@ class _WatchCollector:
         )
         listed = CounterMetricFamily("podlift_lists", "Full lists taken", labels=["resource"])
         for resource, counts in self.followed.items():
-            for reason, count in counts.ends.items():
+            for reason, count in {**dict.fromkeys(WATCH_ENDS, 0), **counts.ends}.items():
                 ended.add_metric([resource, reason], count)
             listed.add_metric([resource], counts.lists)
         yield ended

@@ -106,7 +106,7 @@ def bars(title: str, unit: str, groups: dict[str, dict[str, float]]) -> str:
             )
             y += ROW
         y += 8
-    return _svg(title, y, parts)
+    return svg(title, (WIDTH, y), [STYLE, *parts])
 
 
 def line(title: str, unit: str, limit: float, points: dict[str, list[list[float]]]) -> str:
@@ -134,13 +134,14 @@ def line(title: str, unit: str, limit: float, points: dict[str, list[list[float]
         parts.append(f'<polyline fill="none" stroke="{colour}" points="{path}"/>')
         x, y = at(*(seen[-1] if seen else (0, 0))).split(",")
         parts.append(f'<text x="{float(x) + 6:.1f}" y="{y}">{escape(side)}</text>')
-    return _svg(title, height, parts)
+    return svg(title, (WIDTH, height), [STYLE, *parts])
 
 
-def _svg(title: str, height: int, parts: list[str]) -> str:
-    head = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"'
+def svg(title: str, size: tuple[int, int], parts: Sequence[str]) -> str:
+    """Return a picture of a width and height, with what a reader who sees none is told."""
+    head = f'viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(title)}"'
     body = "\n".join(parts)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {head}>\n{STYLE}\n{body}\n</svg>\n'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {head}>\n{body}\n</svg>\n'
 
 
 def refresh(out: Path, docs: Path) -> None:

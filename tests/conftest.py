@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.apiservers",
     "tests.support.s3servers",
     "tests.support.restic",
+    "tests.support.prometheus",
     "tests.support.promtool",
     "tests.support.image",
 ]

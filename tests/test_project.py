@@ -451,7 +451,8 @@ class TestCommands:
         assert ("- left out: a (1 tests)" in done.stdout) == ("skip" in body)
 
     @pytest.mark.parametrize(
-        "script", ["run", "newest-restic", "promtool", "kustomize", "setup", "find-python", "image"]
+        "script",
+        ["run", "newest-restic", "prometheus", "kustomize", "setup", "find-python", "image"],
     )
     def test_scripts_are_executable_and_well_formed(self, script: str) -> None:
         path = ROOT / ".ci" / script

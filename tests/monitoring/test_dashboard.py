@@ -1,17 +1,14 @@
 """The dashboard: every query asks for metrics and labels that exist, and Prometheus takes it."""
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.test_metrics import documented
+from tests.monitoring.panels import panels, read, resolved
 from tests.monitoring.test_rules import NOT_OURS, asked_for, existing
 from tests.support.promtool import Json, Promtool
-
-PAGE = Path(__file__).parents[2] / "deploy/monitoring/dashboard.json"
 
 FROM_THE_TARGET = {"instance", "job"}
 """Labels that Prometheus adds to every series."""
@@ -22,16 +19,14 @@ OF_ALERTS = frozenset({"alertname", "alertstate"})
 
 @pytest.fixture(scope="module")
 def dashboard() -> Json:
-    found: Json = json.loads(PAGE.read_text())
-    return found
+    return read()
 
 
 def queries(dashboard: Json) -> Iterator[tuple[str, str]]:
     """Yield the title of each panel with each of its queries, as Grafana sends them."""
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", ()):
-            sent = target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".+")
-            yield panel["title"], sent
+    for panel in panels(dashboard):
+        for expression, _ in panel.queries:
+            yield panel.title, resolved(expression, rate_interval=300)
 
 
 def test_every_query_asks_for_metrics_that_exist(dashboard: Json) -> None:

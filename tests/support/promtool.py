@@ -1,8 +1,6 @@
-"""Prometheus' own judge of rules and expressions: promtool, on the PATH or named in ``PODLIFT_PROMTOOL``."""
+"""Prometheus' own judge of rules and expressions: promtool, found as ``tests.support.prometheus`` says."""
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.prometheus import HOW, program
 from tests.support.requirements import missing
-
-HOW = "name the one that .ci/promtool FOLDER prints in PODLIFT_PROMTOOL"
 
 Json = dict[str, Any]
 
@@ -48,7 +45,7 @@ class Promtool:
 
 @pytest.fixture
 def promtool(tmp_path: Path) -> Promtool:
-    binary = os.environ.get("PODLIFT_PROMTOOL") or shutil.which("promtool")
+    binary = program("promtool")
     if binary is None:
         missing("promtool", HOW)
     return Promtool(binary, tmp_path)
