@@ -3,7 +3,10 @@
 Of the definitions alone, without a server; ``test_versions`` lets agents live with each of them.
 """
 
+import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -20,6 +23,7 @@ from tests.support.velerocrds import NEWEST, VERSIONS, kind
 NOW = "2026-01-01T00:00:00Z"
 BACKUPS, RESTORES = (each.plural for each in OrderKind)
 LOCATIONS = "backupstoragelocations"
+PAGE = Path(__file__).parents[2] / "docs/deploy.md"
 
 LEFT = {
     BACKUPS: {},
@@ -63,6 +67,16 @@ def written_by_us(kind_of: OrderKind) -> frozenset[str]:
     return frozenset(f"status.{name}" for each in sent(kind_of) for name in each.get("status", {}))
 
 
+def since(plural: str) -> dict[str, str]:
+    """Return the fields that not every release has, with the release that has brought each."""
+    of_each = [kind(version, plural).fields for version in VERSIONS]
+    assert all(old <= new for old, new in itertools.pairwise(of_each))  # none was ever taken away
+    return {
+        field: next(version for version in VERSIONS if field in kind(version, plural).fields)
+        for field in of_each[-1] - of_each[0]
+    }
+
+
 class TestTheTable:
     """What differs, release by release, and what it is to us."""
 
@@ -70,8 +84,7 @@ class TestTheTable:
     def test_a_field_that_not_all_have_is_read_or_written_or_left_for_a_reason(
         self, plural: str
     ) -> None:
-        of_each = [kind(version, plural).fields for version in VERSIONS]
-        differing = frozenset.union(*of_each) - frozenset.intersection(*of_each)
+        differing = since(plural).keys()
         assert differing
         known: set[str] = set()
         for each in (kind_of for kind_of in OrderKind if kind_of.plural == plural):
@@ -116,3 +129,21 @@ class TestTheTable:
             assert {path.removeprefix("status.") for path in dropped} == (
                 body["status"].keys() - theirs.kept("status", body["status"]).keys()
             )
+
+    def test_the_page_names_every_field_with_the_release_that_has_brought_it(self) -> None:
+        rows = re.findall(
+            r"^\| `([a-zA-Z.]+)`.*? \| (main|1\.\d\d) \|", PAGE.read_text(), re.MULTILINE
+        )
+        found = {
+            field: version.removeprefix("v").rpartition(".")[0] or version
+            for plural in (BACKUPS, RESTORES, LOCATIONS)
+            for field, version in since(plural).items()
+            if ".caCertRef." not in field
+        }
+        assert dict(rows) == found
+
+    def test_the_page_names_the_phases_that_are_left_alone(self) -> None:
+        came_later = set(kind(NEWEST, BACKUPS).phases) - set(kind(VERSIONS[0], BACKUPS).phases)
+        (words,) = re.findall(r"four more phases since 1\.17: ([\w, ]+)\.", PAGE.read_text())
+        assert set(re.findall(r"[A-Z]\w+", words)) == came_later
+        assert not came_later & OUR_PHASES
