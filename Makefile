@@ -48,7 +48,7 @@ bench: $(READY) ## measure, side by side with what we compare with (3 minutes; o
 	if [ -n "$$failed" ]; then echo; echo "Verdict: NOT HELD (see above):$${failed#,}."; exit 1; fi
 	@echo && echo "Verdict: held; benchmarks/README.md says how to read the figures."
 
-docs: $(READY) ## make docs/configuration.md and the pictures of status and dashboard anew
+docs: $(READY) ## make docs/configuration.md and the pictures of demo, status and dashboard anew
 	@$(BIN)/python -m tests.docs.configuration && $(BIN)/python -m tests.docs.picture && \
 	    $(BIN)/python -m tests.docs.dashboard
 

@@ -15,6 +15,7 @@ from agent.cli import main
 from agent.config import environment, isolated
 from agent.demo import objects, processes, sample
 from agent.demo.processes import DemoError, last_line, listening, running, wait_until
+from tests.docs.picture import DEMO, words_of
 
 SMALLEST = "30"
 DEADLINE_SECONDS = 60
@@ -62,6 +63,10 @@ def test_the_demo_holds_and_leaves_nothing_behind(
     assert len(re.findall(r"Completed: snapshot [0-9a-f]{8}", out)) == 2
     assert ": 0 differences" in out
     assert "" not in out.splitlines()
+    acts = re.findall(r"^\d\. [a-z ]+", out, re.MULTILINE)
+    pictured = words_of(DEMO)
+    assert len(acts) == 7
+    assert [act for act in acts if act.strip() not in pictured] == [], "run `make docs`"
     assert "is in order; checked: structure and every byte" in out
     assert "Verdict: GOOD" in out
     assert "Next: " in out

@@ -1,10 +1,11 @@
-"""The picture of ``podlift status`` in docs/, drawn from a real run: the demo's second half and more.
+"""The pictures of a terminal in docs/, drawn from real runs: of ``make demo``, and of ``podlift status`` beside it.
 
-``python -m tests.docs.picture`` runs the demo, looks at its cluster while its agent is at work, and writes
-what a terminal would show as docs/status.svg.
+``python -m tests.docs.picture`` runs the demo and writes what it says as docs/demo.svg; then it runs a larger
+one, looks at its cluster while its agent is at work, and writes what a terminal would show as docs/status.svg.
 """
 
 import fcntl
+import html
 import os
 import pty
 import re
@@ -21,8 +22,9 @@ from rich.text import Text
 
 from tests.docs.pages import PROJECT
 
-PICTURE = PROJECT / "docs" / "status.svg"
+STATUS, DEMO = PROJECT / "docs" / "status.svg", PROJECT / "docs" / "demo.svg"
 COLUMNS, LINES = 132, 12
+TEXT = re.compile(r"<text[^>]*>(.*?)</text>")
 FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 PODLIFT = [sys.executable, "-m", "agent"]
 
@@ -63,16 +65,31 @@ def best_look(demo: "subprocess.Popen[bytes]", folder: Path) -> str:
     return best
 
 
-def draw(text: str) -> None:
-    """Write the picture."""
+def draw(picture: Path, command: str, text: str) -> None:
+    """Write what a command has said as a picture that is as wide as its longest line."""
+    shown = Text.from_ansi(f"$ {command}\n{text.rstrip()}")
+    width = max(line.cell_len for line in shown.split())
     with Path(os.devnull).open("w") as nowhere:
-        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
-        console.print(Text.from_ansi(f"$ podlift status\n{text}"))
-        drawn = console.export_svg(title="podlift status", unique_id="status")
-    PICTURE.write_text(FONTS.sub("", drawn))  # the reader's own will do: nothing is fetched
+        console = Console(record=True, width=width, file=nowhere, force_terminal=True)
+        console.print(shown)
+        drawn = console.export_svg(title=command, unique_id=picture.stem)
+    picture.write_text(FONTS.sub("", drawn))  # the reader's own will do: nothing is fetched
+
+
+def words_of(picture: Path) -> str:
+    """Return what a picture shows, a piece of a line each line."""
+    return html.unescape("\n".join(TEXT.findall(picture.read_text()))).replace("\xa0", " ")
+
+
+def demo() -> str:
+    """Run the demo as it is by itself, and return what it says."""
+    bare = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    command = [*PODLIFT, "demo"]
+    return subprocess.run(command, env=bare, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
+    draw(DEMO, "make demo", demo())
     with tempfile.TemporaryDirectory() as made:
         place = os.environ | {"TMPDIR": made}
         arguments = ["demo", "--megabytes", "1500"]
@@ -80,5 +97,4 @@ if __name__ == "__main__":
             [*PODLIFT, *arguments], env=place, stdout=subprocess.DEVNULL
         ) as running:
             found = best_look(running, Path(made))
-    draw(found)
-    print(found)  # noqa: T201 (what was drawn)
+    draw(STATUS, "podlift status", found)

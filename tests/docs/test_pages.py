@@ -56,6 +56,9 @@ class Reader:
         (folder / "srv" / "data" / "etc").mkdir(parents=True)
         (folder / "srv" / "data" / "etc" / "app.conf").write_text("colour = blue\n")
         (folder / "new-password").write_text("another one")
+        (folder / "docs").mkdir()
+        (folder / "docs" / "deploy.md").write_text("how to deploy\n")
+        (folder / "docs" / "demo.svg").touch()
         (folder / "srv" / "data" / "large").write_bytes(os.urandom(3 << 20))
         if page.name != "README.md":
             tags = ("backup=nightly-20261126", "ns=shop", "pod=shop-0", "volume=data")
@@ -99,6 +102,9 @@ def test_every_command_of_the_page_does_what_it_says(page: Path, tmp_path: Path)
     for restored in (tmp_path / "srv").glob("restored/**/app.conf"):
         assert restored.read_text() == "colour = blue\n"
     assert "srv/restored" not in "".join(lines) or (tmp_path / "srv" / "restored").exists()
+    tried = tmp_path / "podlift-restored"
+    assert tried.exists() == (page.name == "README.md")
+    assert not tried.exists() or [path.name for path in tried.iterdir()] == ["deploy.md"]
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
