@@ -1,4 +1,4 @@
-"""What a person sees: progress on a terminal, lines in a log, tables of results; JSON for scripts.
+"""What a person sees of every command: progress on a terminal or in a log, sizes, times and names.
 
 Progress goes to stderr, results to stdout. A terminal gets a live bar; anything else gets a line
 every half minute, so that a log tells the same story. Nothing here can hold up a transfer: it
@@ -6,37 +6,26 @@ only reads the monitor's counters. What draws is imported by who draws: an agent
 goes to a file, do without it.
 """
 
-import base64
 import contextlib
 import datetime
 import errno
 import functools
 import io
-import json
 import logging
 import os
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
 from agent.entry import Entry, Kind
 from agent.monitor import Counters, Monitor
-from agent.repository.difference import Difference, Side
-from agent.repository.pruneplan import Figures
-from agent.repository.retention import Verdict
-from agent.repository.snapshot import Snapshot, encode_snapshot
-from agent.repository.stats import Stats
-from agent.repository.times import format_time
-from agent.repository.zone import local_zone
-from agent.transfer.job import Result
 
 LINE_SECONDS = 30.0
-_UNCUT_COLUMNS = 10_000
+UNCUT_COLUMNS = 10_000
 """Where no terminal has a width, a table is as wide as its content: nothing is cut or wrapped."""
 
 FRAME_SECONDS = 0.2
@@ -97,6 +86,11 @@ def time_text(time_ns: int) -> str:
     except (ValueError, OverflowError, OSError):  # a file's owner may set any year
         return f"@{seconds}"
     return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def mode_text(entry: Entry) -> str:
+    """Return an entry's kind and permissions as `ls -l` shows them."""
+    return stat.filemode(_KINDS[entry.kind] | entry.permissions)
 
 
 def name_text(name: bytes) -> str:
@@ -185,83 +179,6 @@ def _detail(now: Counters) -> str:
     return text
 
 
-def snapshot_table(snapshots: Iterable[Snapshot]) -> None:
-    """Print snapshots, oldest first."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("ID", "Time", "Host", "Size", "Files", "Tags", "Paths"):
-        table.add_column(heading, justify="right" if heading in {"Size", "Files"} else "left")
-    for snapshot in snapshots:
-        summary = snapshot.summary
-        cells = (
-            snapshot.id[:8],
-            time_text(snapshot.time_ns),
-            plain_text(snapshot.hostname),
-            size_text(summary.total_bytes_processed) if summary else "",
-            str(summary.total_files_processed) if summary else "",
-            "\n".join(map(plain_text, snapshot.tags)),
-            "\n".join(map(plain_text, snapshot.paths)),
-        )
-        table.add_row(*map(Text, cells))  # as text: a tag in brackets is no markup
-    wide = None if sys.stdout.isatty() else _UNCUT_COLUMNS
-    Console(width=wide).print(table)
-
-
-def verdict_table(verdicts: Iterable[Verdict]) -> str:
-    """Return what becomes of snapshots and why, one a line."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for verdict in verdicts:
-        snapshot = verdict.snapshot
-        cells = (
-            "keep" if verdict.keep else "remove",
-            snapshot.id[:8],
-            time_text(snapshot.time_ns),
-            ", ".join(map(plain_text, snapshot.tags)),
-            plain_text("; ".join(verdict.reasons) or "no rule keeps it"),
-        )
-        table.add_row(*map(Text, cells))
-    text = io.StringIO()
-    Console(file=text, width=_UNCUT_COLUMNS).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-
-def prune_lines(figures: Figures) -> Iterator[str]:
-    """Yield what a prune finds and does, for people."""
-
-    def line(what: str, count: int, noun: str, size: int) -> str:
-        return f"{what:<14}{count:>10} {noun:<6}{size_text(size):>12}"
-
-    yield line("in use", figures.blobs_used, "blobs", figures.bytes_used)
-    yield line("unused", figures.blobs_unused, "blobs", figures.bytes_unused)
-    yield line("duplicate", figures.blobs_duplicate, "blobs", figures.bytes_duplicate)
-    yield line("to delete", figures.packs_deleted, "packs", figures.bytes_deleted)
-    yield line("in no index", figures.packs_unindexed, "packs", figures.bytes_unindexed)
-    yield line("to copy from", figures.packs_repacked, "packs", figures.bytes_of_repacked_packs)
-    yield line("to copy", figures.blobs_repacked, "blobs", figures.bytes_repacked)
-    if figures.packs_missing:
-        yield f"{'missing':<14}{figures.packs_missing:>10} packs that nothing needs"
-    left = f"of which {size_text(figures.bytes_unused_left)} are unused"
-    freed, stay = size_text(figures.bytes_freed), size_text(figures.bytes_total_after)
-    yield f"frees {freed}; {stay} stay, {left}"
-
-
-def entry_line(path: bytes, entry: Entry) -> str:
-    """Return a line of ``ls --long``."""
-    mode = stat.filemode(_KINDS[entry.kind] | entry.permissions)
-    owner = plain_text(f"{entry.user or entry.uid}:{entry.group or entry.gid}")
-    target = f" -> {name_text(entry.link_target)}" if entry.kind is Kind.SYMLINK else ""
-    return (
-        f"{mode} {owner:<16} {entry.size:>12} {time_text(entry.mtime_ns)} {name_text(path)}{target}"
-    )
-
-
 def problem_lines(problems: Sequence[Exception], count: int) -> None:
     """Print what was left out or is not complete, to stderr."""
     shown = problems[:NAMED_PROBLEMS]
@@ -269,121 +186,3 @@ def problem_lines(problems: Sequence[Exception], count: int) -> None:
         click.echo(f"  {plain_text(str(problem))}", err=True)
     if count > len(shown):
         click.echo(f"  … and {count - len(shown)} more", err=True)
-
-
-def result_json(result: Result) -> str:
-    """Return a backup's result for scripts, as one line of JSON."""
-    now = result.counters
-    report = {
-        "snapshot_id": result.snapshot_id,
-        "files": now.files,
-        "bytes": now.bytes_done,
-        "data_added": now.bytes_added,
-        "data_added_packed": now.bytes_stored,
-        "data_read_back": now.bytes_read_back,
-        "errors": now.problems,
-        "seconds": round(result.seconds, 3),
-    }
-    return json.dumps(report)
-
-
-def result_line(result: Result) -> str:
-    """Return a backup's result for people."""
-    now = result.counters
-    return (
-        f"snapshot {result.snapshot_id[:8]}: {now.files} files, {size_text(now.bytes_done)};"
-        f" added {size_text(now.bytes_added)}, stored as {size_text(now.bytes_stored)},"
-        f" in {result.seconds:.1f} s"
-        + (f"; {now.problems} entries were left out" if now.problems else "")
-    )
-
-
-def snapshot_facts(snapshot: Snapshot) -> dict[str, Any]:
-    """Return a snapshot for scripts, in the fields of `restic snapshots --json`."""
-    stored: dict[str, Any] = json.loads(encode_snapshot(snapshot, local_zone))
-    return {**stored, "id": snapshot.id, "short_id": snapshot.id[:8]}
-
-
-def path_facts(path: bytes) -> dict[str, str]:
-    """Return a path for scripts; ``path_base64`` has the bytes if they are not UTF-8."""
-    facts = {"path": path.decode("utf-8", "replace")}
-    if facts["path"].encode() != path:
-        facts["path_base64"] = base64.b64encode(path).decode()
-    return facts
-
-
-def entry_facts(path: bytes, entry: Entry) -> dict[str, Any]:
-    """Return an entry for scripts; what does not apply to its kind is not there."""
-    facts: dict[str, Any] = {
-        **path_facts(path),
-        "type": entry.kind.name.lower(),
-        "size": entry.size,
-        "mode": f"{entry.permissions:04o}",
-        "permissions": stat.filemode(_KINDS[entry.kind] | entry.permissions),
-        "mtime": format_time(entry.mtime_ns, local_zone),
-        "ctime": format_time(entry.ctime_ns, local_zone),
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "user": entry.user,
-        "group": entry.group,
-        "inode": entry.inode,
-        "links": entry.links,
-    }
-    if entry.kind is Kind.SYMLINK:
-        facts["target"] = entry.link_target.decode("utf-8", "replace")
-    if entry.kind in (Kind.BLOCK_DEVICE, Kind.CHARACTER_DEVICE):
-        facts["device"] = f"{os.major(entry.rdev)}:{os.minor(entry.rdev)}"
-    if entry.xattrs:
-        facts["xattrs"] = [name.decode("utf-8", "replace") for name, _ in entry.xattrs]
-    return facts
-
-
-def difference_facts(found: Difference, before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    """Return the sums of a difference for scripts."""
-    return {
-        "message_type": "statistics",
-        "source_snapshot": before.id,
-        "target_snapshot": after.id,
-        "changed_files": found.changed_files,
-        "changed_others": found.changed_others,
-        "added": _side_facts(found.added),
-        "removed": _side_facts(found.removed),
-    }
-
-
-def _side_facts(side: Side) -> dict[str, int]:
-    names = ("files", "directories", "others", "bytes")
-    return {name: getattr(side, name) for name in names}
-
-
-def difference_lines(found: Difference) -> None:
-    """Print the sums of a difference."""
-    for word, side in (("added", found.added), ("removed", found.removed)):
-        click.echo(
-            f"{word + ':':<9}{side.files} files, {side.directories} directories,"
-            f" {side.others} others, {size_text(side.bytes)}"
-        )
-    click.echo(f"changed: {found.changed_files} files, {found.changed_others} others")
-
-
-def stats_lines(found: Stats) -> None:
-    """Print the sizes of snapshots."""
-    entries = f"{found.files} files, {found.directories} directories, {found.others} others"
-    blobs = f"{found.data_blobs + found.tree_blobs} blobs ({found.tree_blobs} of them trees)"
-    for name, words in (
-        ("snapshots", str(found.snapshots)),
-        ("restore size", f"{size_text(found.restore_bytes)} in {entries}"),
-        ("unique content", f"{size_text(found.content_bytes)} in {found.data_blobs} chunks"),
-        ("deduplication", _ratio(found.dedup_ratio, "restored to unique")),
-        ("raw data", f"{size_text(found.stored_bytes)} in {found.packs} packs, {blobs}"),
-        ("compression", _ratio(found.compression_ratio, "plain to stored")),
-        (
-            "repository",
-            f"{size_text(found.repository_bytes)} in {found.repository_packs} packs, all snapshots",
-        ),
-    ):
-        click.echo(f"{name + ':':<17}{words}")
-
-
-def _ratio(ratio: float | None, words: str) -> str:
-    return "nothing is stored" if ratio is None else f"{ratio:.2f} ({words})"

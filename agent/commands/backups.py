@@ -1,5 +1,6 @@
 """init and backup: what puts something into a repository."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -22,8 +23,8 @@ from agent.config import Compression, VerifyStored
 from agent.monitor import Monitor
 from agent.repository.opening import create_repository
 from agent.repository.repository import Repository
-from agent.terminal import problem_lines, progress, result_json, result_line
-from agent.transfer.job import Request, run_backup
+from agent.terminal import problem_lines, progress, size_text
+from agent.transfer.job import Request, Result, run_backup
 from agent.transfer.parent import ChooseParent, by_paths
 from agent.volume.descriptors import raise_descriptor_limit
 
@@ -109,7 +110,7 @@ def backup(access: Access, path: Path, as_json: bool, **options: Any) -> int:
         with progress(monitor, "backup", quiet=as_json):
             result = run_backup(repository, request, monitor, cancel)
     problem_lines(monitor.problems, result.counters.problems)
-    click.echo(result_json(result) if as_json else result_line(result))
+    click.echo(_json(result) if as_json else _line(result))
     return PARTIAL if result.counters.problems else DONE
 
 
@@ -124,3 +125,30 @@ def _parent_choice(
         return lambda snapshots, now_ns: by_paths(snapshots, host, [path], now_ns)
     chosen = repository.snapshot(wanted, cancel)
     return lambda snapshots, now_ns: chosen
+
+
+def _json(result: Result) -> str:
+    """Return a backup's result for scripts, as one line of JSON."""
+    now = result.counters
+    report = {
+        "snapshot_id": result.snapshot_id,
+        "files": now.files,
+        "bytes": now.bytes_done,
+        "data_added": now.bytes_added,
+        "data_added_packed": now.bytes_stored,
+        "data_read_back": now.bytes_read_back,
+        "errors": now.problems,
+        "seconds": round(result.seconds, 3),
+    }
+    return json.dumps(report)
+
+
+def _line(result: Result) -> str:
+    """Return a backup's result for people."""
+    now = result.counters
+    return (
+        f"snapshot {result.snapshot_id[:8]}: {now.files} files, {size_text(now.bytes_done)};"
+        f" added {size_text(now.bytes_added)}, stored as {size_text(now.bytes_stored)},"
+        f" in {result.seconds:.1f} s"
+        + (f"; {now.problems} entries were left out" if now.problems else "")
+    )

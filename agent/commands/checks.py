@@ -22,6 +22,7 @@ from agent.access import (
 )
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE, FAILED, exit_code
+from agent.commands.facts import path_facts
 from agent.commands.telling import Voice, log_format_option, told
 from agent.config import cluster_settings
 from agent.errors import NoRepository, RepositoryError, StorageError, UsageError
@@ -33,7 +34,7 @@ from agent.repository.repository import LOADERS, Repository
 from agent.repository.subset import TURNS, Subset, parse_subset
 from agent.storage.contract import Storage
 from agent.storage.settings import S3Settings
-from agent.terminal import path_facts, progress
+from agent.terminal import progress
 
 if TYPE_CHECKING:
     from agent.cluster.estate import Reach

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
+from agent.commands.facts import snapshot_facts
 from agent.commands.telling import Voice
 from agent.errors import PodliftError
 from agent.needs import Needs
 from agent.repository.pruneplan import Figures
-from agent.terminal import size_text, snapshot_facts, time_text
+from agent.terminal import size_text, time_text
 from agent.transfer.garbage import Judged, Verdict, tags_of
 from agent.transfer.sweep import Swept
 

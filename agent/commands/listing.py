@@ -15,21 +15,13 @@ from agent.access import (
     stoppable,
 )
 from agent.commands.exits import DONE
+from agent.commands.facts import difference_facts, entry_facts, path_facts, snapshot_facts
+from agent.commands.tables import difference_lines, entry_line, snapshot_table, stats_lines
 from agent.repository.choice import Choice
 from agent.repository.difference import Difference
 from agent.repository.paths import find, walk
 from agent.repository.stats import measure
-from agent.terminal import (
-    difference_facts,
-    difference_lines,
-    entry_facts,
-    entry_line,
-    name_text,
-    path_facts,
-    snapshot_facts,
-    snapshot_table,
-    stats_lines,
-)
+from agent.terminal import name_text
 
 
 @click.command()

@@ -21,6 +21,8 @@ from agent.access import (
 )
 from agent.cancel import CancelToken
 from agent.commands.exits import DONE
+from agent.commands.facts import snapshot_facts
+from agent.commands.tables import prune_lines, verdict_table
 from agent.errors import MalformedData, UsageError
 from agent.monitor import Monitor
 from agent.repository.forget import find_named, refuse_to_empty, remove_named
@@ -41,13 +43,7 @@ from agent.repository.retention import (
 )
 from agent.repository.snapshot import Snapshot
 from agent.repository.unlock import unlock as unlock_repository
-from agent.terminal import (
-    plain_text,
-    progress,
-    prune_lines,
-    snapshot_facts,
-    verdict_table,
-)
+from agent.terminal import plain_text, progress
 
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 

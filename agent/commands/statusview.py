@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cluster.transfer import Transfer, sums
-from agent.terminal import plain_text, size_text
+from agent.terminal import UNCUT_COLUMNS, plain_text, size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _HEADINGS = ("Kind", "Name", "Node", "Pod/Volume", "Phase", "Done", "Rate", "ETA", "Age", "Message")
 _NUMBERS = frozenset({"Done", "Rate", "ETA", "Age"})
-_UNCUT_COLUMNS = 10_000
 _FRAME_LINES = 4
 """What a screen holds beside the rows: the sums, the headings, the rest in one line, the cursor."""
 
@@ -85,7 +84,7 @@ def print_table(transfers: Sequence[Transfer]) -> None:
     """Print all transfers; where there is no terminal nothing is cut or wrapped."""
     from rich.console import Console
 
-    wide = None if sys.stdout.isatty() else _UNCUT_COLUMNS
+    wide = None if sys.stdout.isatty() else UNCUT_COLUMNS
     text = io.StringIO()
     colours = sys.stdout.isatty()
     Console(file=text, width=wide, force_terminal=colours).print(_table(transfers, cut=colours))
