@@ -27,6 +27,7 @@ from agent.monitor import Monitor
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.opening import open_repository
 from agent.repository.repository import Reader
+from agent.storage.contract import Room
 from agent.storage.local import LocalStorage
 from agent.transfer.restore import RestoreRequest, restore
 
@@ -41,16 +42,18 @@ class Counting(LocalStorage):
 
     def get(self, key: str, **how: object) -> bytes:
         """Return an object, counted."""
-        return self._counted(key, super().get(key, **how))  # type: ignore[arg-type]
-
-    def get_range(self, key: str, offset: int, length: int, **how: object) -> bytes:
-        """Return a range, counted."""
-        return self._counted(key, super().get_range(key, offset, length, **how))  # type: ignore[arg-type]
-
-    def _counted(self, key: str, body: bytes) -> bytes:
-        if key.startswith("data/"):
-            self.fetched += len(body)
+        body = super().get(key, **how)  # type: ignore[arg-type]
+        self._count(key, len(body))
         return body
+
+    def get_range(self, key: str, offset: int, out: Room, **how: object) -> None:
+        """Fetch a range, counted."""
+        super().get_range(key, offset, out, **how)  # type: ignore[arg-type]
+        self._count(key, len(out))
+
+    def _count(self, key: str, size: int) -> None:
+        if key.startswith("data/"):
+            self.fetched += size
 
 
 def fetched_and_needed(repository: Path, snapshot: str, target: Path) -> tuple[int, int]:

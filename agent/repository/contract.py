@@ -6,6 +6,7 @@ many threads at once, and raise errors of ``agent.errors``: any ``RepositoryErro
 ``StorageError`` ends the run.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -107,10 +108,10 @@ class Range(Protocol):
     def content_bytes(self) -> int:
         """Return how many bytes the chunks have."""
 
-    def fetch(self) -> bytes:
-        """Read the range as it is stored."""
+    def fetched(self) -> contextlib.AbstractContextManager[Buffer]:
+        """Lend the range as it is stored, for the length of a scope."""
 
-    def groups(self, fetched: bytes) -> Iterator[Chunks]:
+    def groups(self, fetched: Buffer) -> Iterator[Chunks]:
         """Yield the chunks, some at a time, verified, or why one cannot be had from anywhere.
 
         The content is good until the next group is asked for. A group is 2 MiB, or one chunk.

@@ -5,6 +5,7 @@ from agent.errors import MalformedData
 from agent.repository.identity import PackId
 from agent.repository.objects import Objects, pack_key
 from agent.repository.pack import PackedBlob, decode_header, header_span, packed_size
+from agent.storage.contract import read_range
 
 _TRAILER_BYTES = 4
 
@@ -20,9 +21,9 @@ def read_header(
     if size < _TRAILER_BYTES:
         raise MalformedData(what, f"{size} bytes are too few for a pack")
     key = pack_key(id)
-    tail = objects.storage.get_range(key, size - _TRAILER_BYTES, _TRAILER_BYTES, cancel=cancel)
+    tail = read_range(objects.storage, key, size - _TRAILER_BYTES, _TRAILER_BYTES, cancel=cancel)
     offset, length = header_span(tail, size, what)
-    sealed = objects.storage.get_range(key, offset, length, cancel=cancel)
+    sealed = read_range(objects.storage, key, offset, length, cancel=cancel)
     blobs = decode_header(objects.key.unseal(sealed, what), what)
     if packed_size(blobs) != size:
         raise MalformedData(what, f"it has {size} bytes, its header describes {packed_size(blobs)}")

@@ -241,11 +241,11 @@ def fetch_tree(
     """Fetch a tree into a file, and prove it; raises ``DamagedBlob`` and ``StorageError``."""
     blob = place.blob
     spool = Spool(folder)
+    room = memoryview(bytearray(min(FETCH_BYTES, blob.length)))
     for start in range(0, blob.length, FETCH_BYTES):
-        length = min(FETCH_BYTES, blob.length - start)
-        spool.write(
-            storage.get_range(pack_key(place.pack), blob.offset + start, length, cancel=cancel)
-        )
+        part = room[: blob.length - start]
+        storage.get_range(pack_key(place.pack), blob.offset + start, part, cancel=cancel)
+        spool.write(part)
     digest = hashlib.sha256()
     try:
         for piece in _opened(spool, blob, key):

@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
-import io
 import threading
 from collections.abc import Collection, Iterator
 
@@ -233,13 +232,11 @@ class _Stream:
             return
         length = min(max(missing, self._step), self._size - self._end)
         place = self._end
-        filled = io.BytesIO()  # grows in place: what is large is in memory once
-        filled.write(self._kept)
-        while length:
-            step = min(length, self._step)
-            part = self._storage.get_range(self._key, place, step, cancel=self._cancel)
+        filled = memoryview(bytearray(len(self._kept) + length))
+        filled[: len(self._kept)] = self._kept
+        missing_part = filled[len(self._kept) :]
+        for start in range(0, length, self._step):
+            part = missing_part[start : start + self._step]
+            self._storage.get_range(self._key, place + start, part, cancel=self._cancel)
             self.digest.update(part)
-            filled.write(part)
-            place += step
-            length -= step
-        self._kept = filled.getbuffer()  # sliced at no cost
+        self._kept = filled

@@ -13,7 +13,7 @@ from agent.repository.crypto import Buffer
 from agent.repository.identity import PackId
 from agent.repository.objects import pack_key
 from agent.repository.pack import PackedBlob
-from agent.storage.contract import Storage
+from agent.storage.contract import Storage, read_range
 
 RANGE_BYTES = 4 << 20
 GAP_BYTES = 256 << 10
@@ -30,7 +30,7 @@ def read_blobs(
     for together in _ranges(sorted(blobs, key=lambda blob: blob.offset)):
         start = together[0].offset
         length = max(blob.offset + blob.length for blob in together) - start
-        got = memoryview(storage.get_range(pack_key(pack), start, length, cancel=cancel))
+        got = memoryview(read_range(storage, pack_key(pack), start, length, cancel=cancel))
         for blob in together:
             yield blob, got[blob.offset - start : blob.offset - start + blob.length]
 

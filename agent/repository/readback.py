@@ -108,9 +108,11 @@ class ReadBack:
             stored = storage.size(key, cancel=self._cancel)
             if stored != size:
                 return f"{size} bytes were sent, {stored} are there"
+            room = memoryview(bytearray(min(STEP_BYTES, size)))
             for place in range(0, size, STEP_BYTES):
-                step = min(STEP_BYTES, size - place)
-                digest.update(storage.get_range(key, place, step, cancel=self._cancel))
+                part = room[: size - place]
+                storage.get_range(key, place, part, cancel=self._cancel)
+                digest.update(part)
         except ObjectMissing:
             return "it is not there"
         except StorageError as error:

@@ -6,6 +6,7 @@ fetched whole and a few of them kept. Data blobs are fetched one by one, or as t
 """
 
 import collections
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from agent.errors import DamagedBlob, MalformedData, ObjectMissing, StorageError
 from agent.repository.buffers import Buffers
 from agent.repository.contract import Chunks
 from agent.repository.crypto import Key
-from agent.repository.fetching import Fetch
+from agent.repository.fetching import FETCH_BYTES, Fetch
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
 from agent.repository.kernel import blob_kernel
@@ -30,7 +31,7 @@ from agent.repository.sealing import LEVELS
 from agent.repository.table import Found
 from agent.repository.tree import decode_tree
 from agent.repository.unpacked import inflate
-from agent.storage.contract import Buffer, Storage
+from agent.storage.contract import Buffer, Storage, read_range
 
 TREE_PACKS_BYTES = 24 << 20
 """How many bytes of tree packs are kept; one pack is kept whatever its size."""
@@ -146,6 +147,7 @@ class BlobReader:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._buffers = Buffers()
+        self._ranges = Buffers()
         self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
 
     @property
@@ -183,20 +185,25 @@ class BlobReader:
             " and a new backup mend what still can be"
         )
 
-    def fetch(self, fetch: Fetch) -> bytes:
-        """Return a range, or nothing if its pack is not there or ends before it; ``StorageError``."""
+    @contextlib.contextmanager
+    def fetched(self, fetch: Fetch) -> Iterator[memoryview]:
+        """Lend a range, or nothing if its pack is not there or ends before it; ``StorageError``."""
+        with self._ranges.lend(max(fetch.length, FETCH_BYTES)) as room:
+            out = memoryview(room)[: fetch.length]
+            yield out if self._fetch(fetch, out) else out[:0]
+
+    def _fetch(self, fetch: Fetch, out: memoryview) -> bool:
         try:
-            return self._storage.get_range(
-                pack_key(fetch.pack), fetch.offset, fetch.length, cancel=self._cancel
-            )
+            self._storage.get_range(pack_key(fetch.pack), fetch.offset, out, cancel=self._cancel)
         except ObjectMissing:
-            return b""
+            return False
         except StorageError:
             if not self._too_short(Found(fetch.pack, fetch.blobs[-1])):
                 raise
-            return b""
+            return False
+        return True
 
-    def opened(self, fetch: Fetch, fetched: bytes) -> Iterator[Chunks]:
+    def opened(self, fetch: Fetch, fetched: Buffer) -> Iterator[Chunks]:
         """Yield the wanted blobs of a range in groups, verified, in stored order; good until the next.
 
         A blob that does not open is looked for once more, in every pack that holds it; its
@@ -270,9 +277,8 @@ class BlobReader:
         if blob.type is BlobType.TREE:
             pack = memoryview(self._tree_pack(place.pack))
             return pack[blob.offset : blob.offset + blob.length]
-        return self._storage.get_range(
-            pack_key(place.pack), blob.offset, blob.length, cancel=self._cancel
-        )
+        key = pack_key(place.pack)
+        return read_range(self._storage, key, blob.offset, blob.length, cancel=self._cancel)
 
     def _tree_pack(self, id: PackId) -> bytes:
         with self._lock:

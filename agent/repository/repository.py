@@ -39,6 +39,7 @@ from agent.repository.snapshot import Snapshot, decode_snapshot
 from agent.repository.snapshotcache import SnapshotCache
 from agent.repository.table import Table
 from agent.repository.writer import Session, WriteOptions, Writer
+from agent.storage.contract import Buffer
 from agent.threads import Threads
 from chunker import MIN_SIZE
 
@@ -122,11 +123,11 @@ class _PlannedRange:
         self.length = fetch.length
         self.content_bytes = fetch.content_bytes
 
-    def fetch(self) -> bytes:
+    def fetched(self) -> contextlib.AbstractContextManager[Buffer]:
         """Read the range."""
-        return self._blobs.fetch(self._fetch)
+        return self._blobs.fetched(self._fetch)
 
-    def groups(self, fetched: bytes) -> Iterator[Chunks]:
+    def groups(self, fetched: Buffer) -> Iterator[Chunks]:
         """Open what was fetched."""
         return self._blobs.opened(self._fetch, fetched)
 

@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from agent.cancel import NEVER, CancelToken
 
 Buffer = bytes | bytearray | memoryview
+Room = bytearray | memoryview
+"""Memory that can be written to."""
 
 
 class Listed(NamedTuple):
@@ -60,12 +62,11 @@ class Storage(Protocol):
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return ``length`` bytes from ``offset``.
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with the bytes from ``offset``: memory that is used again costs no page faults.
 
-        Raises ``ObjectMissing``, or ``StorageError`` if the object ends before that.
+        Raises ``ObjectMissing``, or ``StorageError`` if the object ends before that; what is in
+        ``out`` is of no use then.
         """
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
@@ -101,3 +102,12 @@ class Paged(Protocol):
 
     def page(self, prefix: str, token: str | None, *, cancel: CancelToken = NEVER) -> Page:
         """Return the first page (``token`` None), or the one that ``token`` stands for."""
+
+
+def read_range(
+    storage: Storage, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+) -> bytearray:
+    """Return ``length`` bytes from ``offset``, in new memory; raises as ``get_range`` does."""
+    out = bytearray(length)
+    storage.get_range(key, offset, out, cancel=cancel)
+    return out

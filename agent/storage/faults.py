@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NoReturn
 
 from agent.cancel import NEVER, CancelToken
-from agent.storage.contract import Buffer, Listed, Storage
+from agent.storage.contract import Buffer, Listed, Room, Storage
 
 Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "folders", "delete", "*"]
 
@@ -89,14 +89,11 @@ class Faulty:
         _act(after)
         return body
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return a part of the object, unless a fault is due."""
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with a part of the object, unless a fault is due."""
         after = self._before("get_range", key)
-        body = self._storage.get_range(key, offset, length, cancel=cancel)
+        self._storage.get_range(key, offset, out, cancel=cancel)
         _act(after)
-        return body
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
         """Return the object's size, unless a fault is due."""

@@ -40,10 +40,10 @@ def check_folder(prefix: str) -> str:
     return check_prefix(prefix)
 
 
-def check_range(key: str, offset: int, length: int) -> None:
-    """Raise ``StorageError`` for a range that no object can have."""
-    if offset < 0 or length < 0:
-        raise StorageError(f"{key}: no range of {length} bytes from {offset} exists", key=key)
+def check_offset(key: str, offset: int) -> None:
+    """Raise ``StorageError`` for a place that no object can have."""
+    if offset < 0:
+        raise StorageError(f"{key}: no byte {offset} exists", key=key)
 
 
 def is_temporary(name: str) -> bool:

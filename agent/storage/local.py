@@ -20,13 +20,13 @@ from typing import NoReturn, TypeVar
 from agent.budget import Rate, Rates
 from agent.cancel import NEVER, CancelToken
 from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError, StorageFull
-from agent.storage.contract import Buffer, Listed
+from agent.storage.contract import Buffer, Listed, Room
 from agent.storage.keys import (
     TEMPORARY,
     check_folder,
     check_key,
+    check_offset,
     check_prefix,
-    check_range,
     is_temporary,
 )
 
@@ -109,26 +109,29 @@ class LocalStorage:
 
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
-        rate = self._rates.download
-        return self._reading(key, lambda fd: _pread(fd, 0, os.fstat(fd).st_size, cancel, rate))
-
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return ``length`` bytes from ``offset``."""
-        check_range(key, offset, length)
 
         def read(descriptor: int) -> bytes:
-            size = os.fstat(descriptor).st_size
+            out = bytearray(os.fstat(descriptor).st_size)
+            _fill(descriptor, 0, memoryview(out), cancel, self._rates.download)
+            return bytes(out)
+
+        return self._reading(key, read)
+
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with the bytes from ``offset``."""
+        check_offset(key, offset)
+
+        def read(descriptor: int) -> None:
+            size, length = os.fstat(descriptor).st_size, len(out)
             if offset + length > size:
                 raise StorageError(
                     f"{self._path(key)} has {size} bytes; {length} from {offset} were asked for."
                     " The file is damaged or was cut short",
                     key=key,
                 )
-            return _pread(descriptor, offset, length, cancel, self._rates.download)
+            _fill(descriptor, offset, memoryview(out), cancel, self._rates.download)
 
-        return self._reading(key, read)
+        self._reading(key, read)
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
         """Return the object's size in bytes; raises ``ObjectMissing``."""
@@ -279,19 +282,16 @@ def _write(descriptor: int, body: Buffer, cancel: CancelToken, rate: Rate) -> No
         os.close(descriptor)
 
 
-def _pread(descriptor: int, offset: int, length: int, cancel: CancelToken, rate: Rate) -> bytes:
-    """Return ``length`` bytes from ``offset``; shorter only if the file shrinks meanwhile."""
-    parts = []
-    while length > 0:
+def _fill(descriptor: int, offset: int, out: memoryview, cancel: CancelToken, rate: Rate) -> None:
+    """Fill ``out`` with the bytes from ``offset``."""
+    done = 0
+    while done < len(out):
         cancel.check()
-        part = os.pread(descriptor, min(length, SLICE_BYTES * 8), offset)
-        if not part:
+        count = os.preadv(descriptor, [out[done : done + SLICE_BYTES * 8]], offset + done)
+        if not count:
             raise OSError(errno.EIO, "the file became shorter while it was read")
-        parts.append(part)
-        rate.take(len(part), cancel)
-        offset += len(part)
-        length -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        rate.take(count, cancel)
+        done += count
 
 
 def _sync_directory(path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from agent.cancel import NEVER, CancelToken
 from agent.errors import IntegrityRefused, ObjectMissing, StorageError
-from agent.storage.contract import Buffer, Listed
-from agent.storage.keys import check_folder, check_key, check_prefix, check_range
+from agent.storage.contract import Buffer, Listed, Room
+from agent.storage.keys import check_folder, check_key, check_offset, check_prefix
 
 
 class MemoryStorage:
@@ -57,17 +57,15 @@ class MemoryStorage:
             except KeyError:
                 raise ObjectMissing(f"{key} does not exist in {self.place}", key=key) from None
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return ``length`` bytes from ``offset``."""
-        check_range(key, offset, length)
-        body = self.get(key, cancel=cancel)
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with the bytes from ``offset``."""
+        check_offset(key, offset)
+        body, length = self.get(key, cancel=cancel), len(out)
         if offset + length > len(body):
             raise StorageError(
                 f"{key} has {len(body)} bytes; {length} from {offset} were asked for", key=key
             )
-        return body[offset : offset + length]
+        out[:] = body[offset : offset + length]
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
         """Return the object's size in bytes; raises ``ObjectMissing``."""

@@ -26,7 +26,7 @@ from agent.errors import (
 )
 from agent.monitor import Count, Monitor
 from agent.storage.clock import Clock, SystemClock
-from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Storage
+from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Room, Storage
 from agent.storage.throttle import Throttle
 
 T = TypeVar("T")
@@ -117,12 +117,10 @@ class Retrying:
         """Return the whole object."""
         return self._run("get", key, lambda: self._storage.get(key, cancel=cancel), cancel)
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return ``length`` bytes from ``offset``."""
-        return self._run(
-            "get", key, lambda: self._storage.get_range(key, offset, length, cancel=cancel), cancel
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with the bytes from ``offset``."""
+        self._run(
+            "get", key, lambda: self._storage.get_range(key, offset, out, cancel=cancel), cancel
         )
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:

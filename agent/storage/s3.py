@@ -22,8 +22,8 @@ from agent.budget import Rates
 from agent.cancel import NEVER, CancelToken
 from agent.errors import ObjectMissing, StorageError, Unreachable
 from agent.storage.checksums import checksum_header
-from agent.storage.contract import Buffer, Listed, Page
-from agent.storage.keys import check_folder, check_key, check_prefix, check_range
+from agent.storage.contract import Buffer, Listed, Page, Room
+from agent.storage.keys import check_folder, check_key, check_offset, check_prefix
 from agent.storage.s3body import SLICE_BYTES, Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
 from agent.storage.s3clock import ServiceClock
@@ -97,15 +97,16 @@ class S3Storage:
     def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
         """Return the whole object; raises ``ObjectMissing``."""
         with self._call(f"get {key} from", key, cancel):
-            return self._read(self._get(key), cancel)
+            parts = list(self._parts(self._get(key), cancel))
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
-        """Return ``length`` bytes from ``offset``."""
-        check_range(key, offset, length)
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
+        """Fill ``out`` with the bytes from ``offset``."""
+        check_offset(key, offset)
+        length = len(out)
         if length == 0:
-            return self._get_nothing(key, offset, cancel)
+            self._get_nothing(key, offset, cancel)
+            return
         with self._call(f"get {key} from", key, cancel):
             answer = self._get(key, Range=f"bytes={offset}-{offset + length - 1}")
             if answer["ContentLength"] != length:
@@ -116,7 +117,10 @@ class S3Storage:
                     " service does not serve ranges",
                     key=key,
                 )
-            return self._read(answer, cancel)
+            done = 0
+            for part in self._parts(answer, cancel):
+                out[done : done + len(part)] = part
+                done += len(part)
 
     def size(self, key: str, *, cancel: CancelToken = NEVER) -> int:
         """Return the object's size in bytes; raises ``ObjectMissing``."""
@@ -299,23 +303,20 @@ class S3Storage:
             except boto.ClientError as other:
                 raise (error if dislikes_request(other) else other) from None
 
-    def _read(self, answer: "GetObjectOutputTypeDef", cancel: CancelToken) -> bytes:
+    def _parts(self, answer: "GetObjectOutputTypeDef", cancel: CancelToken) -> Iterator[bytes]:
         size = answer["ContentLength"]
         rate = self._rates.download
         guard = Guard(cancel, self._settings.patience.deadline_seconds(size), rate)
         step = SLICE_BYTES if rate.limited else READ_BYTES
-        parts = []
         with contextlib.closing(answer["Body"]) as body:
             while part := body.read(step):
-                parts.append(part)
                 guard.move(len(part))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+                yield part
 
-    def _get_nothing(self, key: str, offset: int, cancel: CancelToken) -> bytes:
-        """Answer for an empty range, which HTTP cannot ask for."""
+    def _get_nothing(self, key: str, offset: int, cancel: CancelToken) -> None:
+        """Look whether there is an empty range, which HTTP cannot ask for."""
         size = self.size(key, cancel=cancel)
         if offset > size:
             raise StorageError(
                 f"{key} in {self._place} has {size} bytes; it has no byte {offset}", key=key
             )
-        return b""

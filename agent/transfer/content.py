@@ -103,12 +103,12 @@ class Content:
     def _range(self, range: Range, wanted: Wanted) -> None:
         """Fetch one range and write all that is in it."""
         batches = Batches(self._writing, self._monitor)
-        fetched = range.fetch()
-        for group in range.groups(fetched):
-            self._run.check()
-            self._deliver(wanted, group, batches)
-            batches.flush()
-        self._monitor.add(bytes_read=len(fetched))
+        with range.fetched() as fetched:
+            for group in range.groups(fetched):
+                self._run.check()
+                self._deliver(wanted, group, batches)
+                batches.flush()
+            self._monitor.add(bytes_read=len(fetched))
 
     def _deliver(self, wanted: Wanted, group: Chunks, batches: Batches) -> None:
         """Give chunks to every file that wants them."""

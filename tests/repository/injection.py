@@ -17,7 +17,7 @@ from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot, encode_snapshot
 from agent.repository.times import utc
 from agent.repository.tree import encode_tree
-from agent.storage.contract import Buffer
+from agent.storage.contract import Buffer, Room
 from agent.storage.memory import MemoryStorage
 from tests.repository.mess import DAY_NS, FIRST_DAY_NS, directory_entry, file_entry, plant
 
@@ -49,12 +49,10 @@ class Careless(MemoryStorage):
         if kept is not None:
             super().put(key, kept, cancel=cancel)
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         if key.startswith("data/"):
-            self.reads.append((key, length))
-        return super().get_range(key, offset, length, cancel=cancel)
+            self.reads.append((key, len(out)))
+        super().get_range(key, offset, out, cancel=cancel)
 
 
 def flipped(body: bytes) -> bytes:

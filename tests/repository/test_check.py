@@ -20,7 +20,7 @@ from agent.repository.opening import open_repository
 from agent.repository.repository import Repository
 from agent.repository.subset import parse_subset
 from agent.repository.times import utc
-from agent.storage.contract import Buffer
+from agent.storage.contract import Buffer, Room
 from agent.storage.memory import MemoryStorage
 from tests.repository.injection import (
     blob_id,
@@ -51,12 +51,10 @@ class Flaky(MemoryStorage):
         self._refuse(key)
         return super().get(key, cancel=cancel)
 
-    def get_range(
-        self, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
-    ) -> bytes:
+    def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         self._refuse(key)
-        self.read.append((key, length))
-        return super().get_range(key, offset, length, cancel=cancel)
+        self.read.append((key, len(out)))
+        super().get_range(key, offset, out, cancel=cancel)
 
     def _refuse(self, key: str) -> None:
         if key in self.errors:

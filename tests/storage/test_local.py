@@ -104,7 +104,7 @@ def test_a_forbidden_directory_is_named_with_advice(
 def test_a_bad_disk_is_told_apart(local: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     local.put("x", b"1")
     for step, call in (
-        ("pread", lambda: local.get("x")),
+        ("preadv", lambda: local.get("x")),
         ("scandir", lambda: list(local.list(""))),
         ("unlink", lambda: local.delete("x")),
     ):
@@ -119,7 +119,7 @@ def test_a_file_cut_short_while_it_is_read_is_an_error(
     local: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local.put("x", b"123")
-    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
     with pytest.raises(StorageError, match="became shorter"):
         local.get("x")
 

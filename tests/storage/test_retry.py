@@ -19,7 +19,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.monitor import Monitor
-from agent.storage.contract import Listed, Page
+from agent.storage.contract import Listed, Page, read_range
 from agent.storage.faults import Fault, Faulty, Operation, failing
 from agent.storage.memory import MemoryStorage
 from agent.storage.retry import Retrying, RetryPolicy
@@ -66,7 +66,7 @@ CALLS: list[tuple[Operation, Callable[[Retrying], object], object]] = [
     ("put", lambda s: s.put("y", b"1"), None),
     ("put_new", lambda s: s.put_new("y", b"1"), True),
     ("get", lambda s: s.get("x"), b"0123456789"),
-    ("get_range", lambda s: s.get_range("x", 2, 3), b"234"),
+    ("get_range", lambda s: read_range(s, "x", 2, 3), b"234"),
     ("size", lambda s: s.size("x"), 10),
     ("list", lambda s: list(s.list("")), [Listed("x", 10)]),
     ("delete", lambda s: s.delete("x"), None),

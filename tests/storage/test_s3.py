@@ -30,7 +30,7 @@ from agent.errors import (
     UsageError,
 )
 from agent.storage.address import LocalAddress, parse_repository
-from agent.storage.contract import Listed
+from agent.storage.contract import Listed, read_range
 from agent.storage.opening import open_storage
 from agent.storage.retry import Retrying
 from agent.storage.s3 import S3Storage
@@ -44,7 +44,7 @@ CALLS: list[Callable[[S3Storage], object]] = [
     lambda s: s.put("x", b"1"),
     lambda s: s.put_new("x", b"1"),
     lambda s: s.get("x"),
-    lambda s: s.get_range("x", 0, 1),
+    lambda s: read_range(s, "x", 0, 1),
     lambda s: s.size("x"),
     lambda s: list(s.list("")),
     lambda s: s.delete("x"),

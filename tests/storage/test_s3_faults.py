@@ -26,6 +26,7 @@ from agent.errors import (
     Throttled,
     Unreachable,
 )
+from agent.storage.contract import read_range
 from agent.storage.retry import Retrying
 from agent.storage.s3 import S3Storage
 from agent.storage.settings import Patience, S3Settings
@@ -191,7 +192,7 @@ def test_a_download_that_breaks_off_is_repeated(
     with pytest.raises(Unreachable):
         inner.get("x")
     with pytest.raises(Unreachable):
-        inner.get_range("x", 10, 200_000)
+        read_range(inner, "x", 10, 200_000)
     assert Retrying(inner, clock=FlyingClock()).get("x") == BODY
 
 
@@ -294,7 +295,7 @@ def test_a_service_that_ignores_ranges_is_an_error(moto_server: S3Server) -> Non
         storage.put("x", BODY)
         proxy.add(Fault(Kind.IGNORE_RANGE), "GET")
         with pytest.raises(StorageError, match="10 bytes from 5 were asked for"):
-            storage.get_range("x", 5, 10)
+            read_range(storage, "x", 5, 10)
 
 
 def test_a_server_that_is_down_is_unreachable(direct: S3Settings) -> None:
@@ -382,7 +383,7 @@ STALLS: list[tuple[str, Fault, str, Callable[[S3Storage, CancelToken], object]]]
      lambda s, cancel: s.put("x", BODY, cancel=cancel)),
     ("no answer to a get", Fault(Kind.STALL), "GET", lambda s, cancel: s.get("y", cancel=cancel)),
     ("a download that stops", Fault(Kind.STALL_DOWNLOAD, at=100_000), "GET",
-     lambda s, cancel: s.get_range("y", 0, 1 << 20, cancel=cancel)),
+     lambda s, cancel: read_range(s, "y", 0, 1 << 20, cancel=cancel)),
     ("no answer to a look", Fault(Kind.STALL), "HEAD", lambda s, cancel: s.size("y", cancel=cancel)),
     ("no answer to a listing", Fault(Kind.STALL), "GET",
      lambda s, cancel: list(s.list("", cancel=cancel))),

@@ -1,5 +1,6 @@
 """The restore pipeline on trees that no honest backup makes, and when it is stopped half-way."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -13,6 +14,7 @@ from agent.entry import Entry, Kind
 from agent.errors import Canceled, DamagedBlob
 from agent.monitor import Monitor
 from agent.repository.contract import Chunks
+from agent.storage.contract import Buffer
 from agent.transfer.restore import RestoreRequest, restore
 from agent.transfer.selection import Selection
 from agent.transfer.target_folders import TargetFolder
@@ -33,12 +35,13 @@ class Chunk:
         self._id = id
         self.length = self.content_bytes = len(source.chunks.get(id, b""))
 
-    def fetch(self) -> bytes:
+    @contextlib.contextmanager
+    def fetched(self) -> Iterator[Buffer]:
         self._source.before(self._id)
         self._source.loaded.append(self._id)
-        return self._source.chunks.get(self._id, b"")
+        yield self._source.chunks.get(self._id, b"")
 
-    def groups(self, fetched: bytes) -> Iterator[Chunks]:
+    def groups(self, fetched: Buffer) -> Iterator[Chunks]:
         lost = DamagedBlob(f"data blob {self._id!r} is damaged")
         yield [(self._id, fetched if self._id in self._source.chunks else lost)]
 

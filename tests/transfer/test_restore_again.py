@@ -20,7 +20,7 @@ from agent.repository.identity import BlobId, BlobType
 from agent.repository.objects import pack_key
 from agent.repository.opening import open_repository
 from agent.repository.repository import Reader
-from agent.storage.contract import Storage
+from agent.storage.contract import Room, Storage
 from agent.storage.faults import Fault, Faulty, failing
 from agent.transfer.content import Content
 from agent.transfer.restore import RestoreRequest, restore
@@ -398,9 +398,9 @@ def test_each_range_is_fetched_once_and_little_in_vain(restores: Restores) -> No
     ranges: list[tuple[str, int, int]] = []
 
     class Noting(Faulty):
-        def get_range(self, key: str, offset: int, length: int, **rest: object) -> bytes:
-            ranges.append((key, offset, length))
-            return super().get_range(key, offset, length)
+        def get_range(self, key: str, offset: int, out: Room, **rest: object) -> None:
+            ranges.append((key, offset, len(out)))
+            super().get_range(key, offset, out)
 
     done = restores.run(storage=Noting(restores.bench.storage)).counters
     assert len(set(ranges)) == len(ranges)
