@@ -9,6 +9,7 @@ had. The first node's agent lives through it all, to show what a long life would
 PODLIFT_SOAK_SECONDS makes it as long as one likes; fifty more backups are asked for each minute.
 """
 
+import json
 import os
 import random
 import shutil
@@ -23,6 +24,8 @@ from typing import NamedTuple
 import pytest
 
 from agent.cancel import NEVER
+from agent.cluster.claim import MOST_ATTEMPTS
+from agent.cluster.order import OWNER
 from agent.demo.apiserver.faults import Cut
 from agent.monitor import Monitor
 from agent.repository.opening import open_repository
@@ -31,6 +34,7 @@ from agent.transfer.restore import RestoreRequest, restore
 from tests.cluster.stage import Stage
 from tests.faults.agent_soaking import Weather, start
 from tests.interop.volumes import differences
+from tests.support.apihandle import Json
 from tests.support.apiservers import StandinServer
 from tests.support.restic import judges
 from tests.transfer.running import noise
@@ -40,7 +44,11 @@ NODES, CONCURRENCY, AT_ONCE = 4, 2, 50
 SECONDS = float(os.environ.get("PODLIFT_SOAK_SECONDS", "15"))
 WAVE_SECONDS, PATIENCE_SECONDS = 60.0, 240.0
 LIFE_SECONDS = 3.0
-"""How long an agent lives at least: a backup is given up after five attempts that ended with theirs."""
+"""How long an agent lives at least."""
+
+SPARED_ATTEMPTS = MOST_ATTEMPTS - 2
+"""What an agent works on for the fourth time it may finish: a backup is given up after five attempts, and
+while this is looked at another may begin."""
 
 CHANGING, KEPT = "changing", 20
 """The folder whose files come and go, and how many of them there are at most."""
@@ -95,7 +103,7 @@ class Node:
 
     def replace(self, number: int) -> None:
         """End the agent by a signal, and start a new one; spare one that has only just started."""
-        if time.monotonic() - self._started < LIFE_SECONDS:
+        if time.monotonic() - self._started < LIFE_SECONDS or self._soak.exhausted(self):
             return
         pid = self.agent.pid
         assert pid is not None
@@ -161,12 +169,26 @@ class Soak:
         return sorted(self.asked.keys() - self.ended.keys())
 
     def status(self, name: str) -> dict[str, str]:
-        """Read a status; what goes wrong may hit this test as well."""
+        """Read a status."""
+        return self.object(name).get("status") or {}
+
+    def object(self, name: str) -> Json:
+        """Read a backup; what goes wrong may hit this test as well."""
         while True:
             try:
-                return self.stage.status(name)
+                return self.stage.object(name)
             except (OSError, HTTPException, AssertionError):
                 time.sleep(0.01)
+
+    def exhausted(self, node: Node) -> bool:
+        """Tell whether so many agents of a node ended at the same backup that the next is to finish it."""
+        for name in self.asked.keys() - self.ended.keys():
+            if self.asked[name].node is node:
+                annotations = self.object(name)["metadata"].get("annotations", {})
+                owner = json.loads(annotations.get(OWNER, "{}"))
+                if len(owner.get("earlier", ())) >= SPARED_ATTEMPTS:
+                    return True
+        return False
 
     def strike(self) -> None:
         """Let something go wrong."""
