@@ -83,8 +83,11 @@ class Shift:
         self.agents[node] = self._running.enter_context(running)
 
     def _seen(self, ready: int) -> bool:
-        found = self.prometheus.query("sum(podlift_ready)")
-        return bool(found) and found[0].last == ready
+        return self._sum("podlift_ready") == ready
+
+    def _sum(self, name: str) -> float:
+        """Return a sum over agents; 0 where none has been scraped just now, as on a busy machine."""
+        return self.prometheus.value(f"sum({name}) or vector(0)")
 
     def span(self, points: int = 200) -> Span:
         """Return the time since the work began."""
@@ -106,11 +109,12 @@ class Shift:
         self._kill_at(stuck)
         self._restore(KILLED)
         self.scene.server.faults.cut_watches()  # type: ignore[attr-defined]
-        self._pass(3)
+        until(lambda: self._sum("podlift_watch_ends_total") > 0, "the end of watches")
+        self._pass()
 
     def _pass(self, times: float = 1) -> None:
         """Let Prometheus look for a while."""
-        time.sleep(max(self.pause, 3 * self.prometheus.scrape_seconds) * times)
+        time.sleep(max(self.pause, 2 * self.prometheus.scrape_seconds) * times)
 
     def _back_up_everything(self, volumes: int) -> None:
         """Back new volumes up while the storage breaks a line, and is throttling for a while."""
@@ -121,7 +125,7 @@ class Shift:
         self._pass(0.5)
         self.proxy.add(Fault(Kind.RESET, 100), "PUT", "/data/")
         begun = [self._backup(node, each) for node in NODES for each in self._volumes[node]]
-        until(lambda: self.prometheus.value("sum(podlift_read_bytes_total)") > 0, "the first bytes")
+        until(lambda: self._sum("podlift_read_bytes_total") > 0, "the first bytes")
         self.proxy.add(reply(503, "SlowDown"), "PUT", "/data/", times=FOREVER)
         self._pass()
         self.proxy.clear()

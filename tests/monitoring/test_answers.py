@@ -25,6 +25,8 @@ QUIET = {
     ("Restores ended", "left"): "as above",
     ("Restores ended", "partial"): "each is complete",
     ("Restores ended", "refused"): "the one that cannot be is tried, and fails",
+    ("Queue", "restores waiting"): "for less than a scrape takes, maybe",
+    ("Queue", "restores at work"): "as above",
     ("Taken over, checkpoints", "restores taken over"): "a backup is",
     ("Taken over, checkpoints", "checkpoints"): "there is one a minute of work",
     ("Left out, not complete", "not restored in full"): "each is complete",
@@ -47,6 +49,9 @@ NEVER_MOVED = {
     "podlift_restores_resumed_total": "a backup is taken over",
 }
 
+BRIEF = {"podlift_restores_running", "podlift_restores_waiting"}
+"""What may have been 0 at each scrape, since the volumes are small."""
+
 
 @pytest.fixture(scope="module")
 def shift(
@@ -56,7 +61,7 @@ def shift(
     with standing(folder) as server, FaultProxy(s3_server) as proxy:
         server.apply_velero_crds()
         scene = Scene(server, s3_server, folder / "scene", proxy)
-        with with_scene(scene, proxy, 4, 0.5) as shift, shift.watched(prometheus_binary, 0.25):
+        with with_scene(scene, proxy, 2, 1.0) as shift, shift.watched(prometheus_binary, 0.5):
             shift.work(2)
             yield shift
 
@@ -106,14 +111,18 @@ def test_what_ended_and_how_is_what_the_objects_say(
 
 
 def test_bytes_and_files_are_those_of_the_volumes(shift: Shift) -> None:
-    facts, value = shift.facts, shift.prometheus.value
-    one = f'{{instance="{NODES[0]}"}}'
-    assert value(f"podlift_read_bytes_total{one}") == facts.bytes["read"]
-    assert value(f"podlift_processed_bytes_total{one}") == facts.bytes["processed"]
+    facts = shift.facts
+
+    def value(name: str, node: str = NODES[0], more: str = "") -> float:
+        series = f'podlift_{name}_total{{instance="{node}"{more}}}'
+        return shift.prometheus.value(f"last_over_time({series}[1m])")
+
+    assert value("read_bytes") == facts.bytes["read"]
+    assert value("processed_bytes") == facts.bytes["processed"]
     for state, count in facts.files.items():
-        assert value(f'podlift_files_total{{instance="{NODES[0]}",state="{state}"}}') == count
+        assert value("files", more=f',state="{state}"') == count
     for node, size in facts.restored.items():
-        assert value(f'podlift_restored_bytes_total{{instance="{node}"}}') == size
+        assert value("restored_bytes", node) == size
 
 
 def test_what_is_drawn_adds_up_to_what_was_moved(shift: Shift) -> None:
@@ -147,11 +156,12 @@ def test_agents_are_named_and_chosen_by_their_nodes(
 ) -> None:
     (variable,) = [v for v in read()["templating"]["list"] if v["name"] == "instance"]
     assert variable["query"]["query"] == "label_values(podlift_build_info, instance)"
-    found = shift.prometheus.query("group by (instance) (podlift_build_info)")
+    query = "group by (instance) (last_over_time(podlift_build_info[1h]))"
+    found = shift.prometheus.query(query)
     assert sorted(sample.labels["instance"] for sample in found) == list(NODES)
     for title in ("Memory", "CPU", "Age of the lock"):
         assert sorted(line.name for line in answers[title]) == list(NODES)
-    assert answers["Versions"][0].last == len(NODES)
+    assert max(value for _, value in answers["Versions"][0].values) == len(NODES)
 
 
 def test_the_rules_told_of_what_went_wrong_and_of_nothing_else(
@@ -172,4 +182,5 @@ def test_every_documented_metric_is_scraped_and_moved_or_is_named(shift: Shift) 
         name: shift.prometheus.value(f"max(max_over_time({series}[1h]))")
         for name, series in name_of.items()
     }
-    assert {name for name, value in most.items() if value == 0} == NEVER_MOVED.keys()
+    still = {name for name, value in most.items() if value == 0}
+    assert NEVER_MOVED.keys() <= still <= NEVER_MOVED.keys() | BRIEF
