@@ -226,10 +226,12 @@ def _axes(panel: Panel, inner: Box, span: Span, marks: list[float]) -> list[str]
 
 def _moments(span: Span, width: float) -> list[float]:
     """Return round times, each with room for its words."""
-    least = (span.end - span.start) * 80 / width
+    second = width / (span.end - span.start)
+    least = 80 / second
     step = next((each for each in (5, 10, 15, 30, 60, 120, 300, 600) if each >= least), 3600)
     first = math.ceil(span.start / step) * step
-    return [float(at) for at in range(first, int(span.end) + 1, step)]
+    last = span.end - 12 / second  # half of the words may stand beside the graph, and no more
+    return [float(at) for at in range(first, math.floor(last) + 1, step)]
 
 
 def _thresholds(panel: Panel, inner: Box, most: float) -> list[str]:
