@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from agent import __version__
-from agent.allocator import limit_arenas
+from agent.allocator import collect_rarely, limit_arenas
 from agent.commands.exits import FAILED, INTERRUPTED, exit_code
 from agent.errors import PodliftError
 from agent.terminal import (
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # restic unlock sends it to the holder of a lock
     limit_arenas()
+    collect_rarely()
     escape_missing_letters()
     try:
         code = int(podlift.main(args=arguments, prog_name="podlift", standalone_mode=False) or 0)

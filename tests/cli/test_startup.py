@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from agent.allocator import COLLECT_OBJECTS
 from agent.cli import podlift
 
 SERVICES = ("aiohttp", "boto3", "botocore", "kubernetes")
@@ -29,6 +30,18 @@ print(code, sorted(name for name in sys.modules if name.startswith("agent.comman
 """
 
 
+OF_A_REPOSITORY = """
+import sys; print("imported:", [m for m in sys.modules if m.startswith(("agent.repository", "agent.transfer"))])
+""".strip()
+
+AT_THE_END = """
+import atexit, gc
+from agent.cli import main
+atexit.register(lambda: print("at the end:", gc.get_threshold()[0], gc.get_freeze_count() > 0))
+main(["--version"])
+"""
+
+
 def imported_by(*arguments: str) -> str:
     """Run podlift in a process of its own; return which services' clients it imported."""
     done = subprocess.run(
@@ -44,6 +57,19 @@ def imported_by(*arguments: str) -> str:
 
 def test_help_imports_no_client() -> None:
     assert imported_by("--help") == ""
+
+
+def test_what_asks_for_no_command_imports_nothing_of_a_repository() -> None:
+    code = f"from agent.cli import main; main(['--version']); {OF_A_REPOSITORY}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("imported: []\n")
+
+
+def test_nobody_looks_for_cycles_at_the_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=True
+    )
+    assert f"at the end: {COLLECT_OBJECTS} True" in done.stdout
 
 
 def test_a_local_backup_imports_no_client(tmp_path: Path) -> None:
