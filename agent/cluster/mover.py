@@ -11,6 +11,7 @@ from agent.budget import Budgets
 from agent.cancel import CancelToken
 from agent.cluster import patches
 from agent.cluster.assignment import BackupAssignment, Outcome
+from agent.cluster.patches import NAMED_PROBLEMS
 from agent.cluster.wishes import EXCLUDE, ON_READ_ERROR, Pattern
 from agent.config import CacheDir
 from agent.errors import ClusterError, UsageError, VolumeError, VolumeIncomplete
@@ -24,8 +25,6 @@ from agent.volume.exclude import Exclude
 
 LOCK_WAIT_SECONDS = 40 * 60
 """How long a backup waits for a prune; a dead one's lock is removed after 30 minutes of watching."""
-
-NAMED_PROBLEMS = 10
 
 FORBIDDEN = (
     f"left out, which {ON_READ_ERROR} forbids; make what can be read readable, and exclude the rest with"

@@ -21,6 +21,7 @@ MESSAGE_LIMIT = 4096
 """Characters of status.message that are kept."""
 
 NAMED_PROBLEMS = 10
+"""How many of what was left out are named; all are counted."""
 
 RESTORED_BEFORE = "restored by an agent that ended before it could say so: its pod was told that the data are there"
 

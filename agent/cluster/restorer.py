@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from agent.cancel import CancelToken
 from agent.cluster.assignment import Outcome, RestoreAssignment
-from agent.cluster.mover import NAMED_PROBLEMS, Means
-from agent.cluster.patches import RESTORED_BEFORE
+from agent.cluster.mover import Means
+from agent.cluster.patches import NAMED_PROBLEMS, RESTORED_BEFORE
 from agent.errors import ClusterError, NoRepository, UsageError
 from agent.monitor import Monitor
 from agent.repository.opening import open_repository

@@ -31,8 +31,6 @@ _RESERVED_DESCRIPTORS = 256
 """Kept for reading files and for the storage while a deep walk holds one descriptor a level."""
 
 _ADVICE = {
-    errno.EACCES: "permission denied; run podlift as root",
-    errno.EPERM: "operation not permitted; run podlift as root",
     errno.EMFILE: "too many open files; raise podlift's limit of open files (ulimit -Hn)",
     errno.ENFILE: "too many open files on this machine; raise fs.file-max",
     errno.E2BIG: "there are too many of them, or they are too large",
@@ -48,10 +46,22 @@ _ADVICE = {
 }
 
 
+_FORBIDDEN = {errno.EACCES: "permission denied", errno.EPERM: "operation not permitted"}
+
+
+def more_rights() -> str:
+    """Return what to do for more rights than this process has."""
+    if os.geteuid() != 0:
+        return "run podlift as root"
+    return "root lacks a capability here, or the file server takes root for nobody (root_squash)"
+
+
 def reason(error: OSError | OverflowError) -> str:
     """Return what went wrong in words that say what to do."""
     if isinstance(error, OverflowError) or error.errno is None:
         return str(error)
+    if error.errno in _FORBIDDEN:
+        return f"{_FORBIDDEN[error.errno]}; {more_rights()}"
     text = _ADVICE.get(error.errno)
     return text or f"{os.strerror(error.errno).lower()} (errno {error.errno})"
 

@@ -9,7 +9,7 @@ not be set: they would then run as somebody else than the volume meant.
 import os
 
 from agent.entry import Entry, Kind
-from agent.volume.descriptors import proc_path, reason
+from agent.volume.descriptors import more_rights, proc_path, reason
 from agent.volume.xattrs import read_xattrs
 
 _SET_ID = 0o6000
@@ -107,7 +107,7 @@ def _set_mode(descriptor: int, path: str, entry: Entry, owned: bool, failures: l
         return
     if held != permissions:  # without CAP_FSETID, set-group-id of a foreign group goes in silence
         failures.append(
-            f"mode {permissions:04o} could not be set: it is {held:04o}; run podlift as root"
+            f"mode {permissions:04o} could not be set: it is {held:04o}; {more_rights()}"
         )
 
 
