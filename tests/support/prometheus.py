@@ -53,9 +53,10 @@ class Prometheus:
         self.url = url
         self.scrape_seconds = scrape_seconds
 
-    def query(self, expression: str) -> list[Sample]:
-        """Return what holds now; an expression that it does not take fails the test."""
-        found = self._ask("query", query=expression)["result"]
+    def query(self, expression: str, at: float | None = None) -> list[Sample]:
+        """Return what holds now, or held then; an expression that it does not take fails the test."""
+        when = {} if at is None else {"time": f"{at:.3f}"}
+        found = self._ask("query", query=expression, **when)["result"]
         return [Sample(each["metric"], _values([each["value"]])) for each in found]
 
     def value(self, expression: str) -> float:
