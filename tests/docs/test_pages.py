@@ -104,7 +104,10 @@ def test_every_command_of_the_page_does_what_it_says(page: Path, tmp_path: Path)
     assert "srv/restored" not in "".join(lines) or (tmp_path / "srv" / "restored").exists()
     tried = tmp_path / "podlift-restored"
     assert tried.exists() == (page.name == "README.md")
-    assert not tried.exists() or sorted(path.name for path in tried.iterdir()) == ["benchmarks", "deploy.md"]
+    assert not tried.exists() or sorted(path.name for path in tried.iterdir()) == [
+        "benchmarks",
+        "deploy.md",
+    ]
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
