@@ -68,11 +68,13 @@ def best_look(demo: "subprocess.Popen[bytes]", folder: Path) -> str:
 def draw(picture: Path, command: str, text: str) -> None:
     """Write what a command has said as a picture that is as wide as its longest line."""
     shown = Text.from_ansi(f"$ {command}\n{text.rstrip()}")
+    shown.highlight_regex("Verdict: GOOD|0 differences|Completed", "bold green")
     width = max(line.cell_len for line in shown.split())
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=width, file=nowhere, force_terminal=True)
         console.print(shown)
         drawn = console.export_svg(title=command, unique_id=picture.stem)
+    drawn = drawn.replace("<svg ", '<svg xml:space="preserve" ', 1)  # or some drop what is indented
     picture.write_text(FONTS.sub("", drawn))  # the reader's own will do: nothing is fetched
 
 
