@@ -85,6 +85,10 @@ class Shift:
     def _seen(self, ready: int) -> bool:
         return self._sum("podlift_ready") == ready
 
+    def _throttled(self) -> float:
+        """Return how many agents have waited for a storage that throttles, as far as was seen."""
+        return self._sum("podlift_storage_throttled_seconds_total > bool 0")
+
     def _sum(self, name: str) -> float:
         """Return a sum over agents; 0 where none has been scraped just now, as on a busy machine."""
         return self.prometheus.value(f"sum({name}) or vector(0)")
@@ -124,9 +128,9 @@ class Shift:
         self.facts.began = time.time()
         self._pass(0.5)
         self.proxy.add(Fault(Kind.RESET, 100), "PUT", "/data/")
-        begun = [self._backup(node, each) for node in NODES for each in self._volumes[node]]
-        until(lambda: self._sum("podlift_read_bytes_total") > 0, "the first bytes")
         self.proxy.add(reply(503, "SlowDown"), "PUT", "/data/", times=FOREVER)
+        begun = [self._backup(node, each) for node in NODES for each in self._volumes[node]]
+        until(lambda: self._throttled() == len(NODES), "both agents to be throttled")
         self._pass()
         self.proxy.clear()
         self._ended(begun)
