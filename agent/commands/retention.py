@@ -289,7 +289,7 @@ def _prune(held: Alone, wanted: PruneOptions, *, dry_run: bool, as_json: bool) -
     with progress(monitor, "prune", quiet=as_json):
         plan = plan_prune(repository, wanted, monitor, cancel)
     if not as_json:
-        told = prune_lines(plan.figures)
+        told = [*prune_lines(plan.figures)]
         click.echo("\n".join(told[-1:] if plan.empty else told))  # a column of zeros tells nothing
     if not dry_run:
         with progress(monitor, "prune", quiet=as_json):
