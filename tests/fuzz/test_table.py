@@ -21,6 +21,7 @@ NOT_DECODERS = {
     "agent.repository.opening.open_repository": "opens by the decoders of config and keys",
     "agent.repository.opening.open_or_create": "opens by the decoders of config and keys",
     "agent.repository.ranges.read_blobs": "reads ranges, which BlobOpener opens",
+    "agent.storage.contract.read_range": "reads what a storage has",
     "agent.storage.opening.open_storage": "makes a storage of an address that was parsed",
     "agent.access.open_location": "makes a storage of settings",
     "agent.storage.opening.open_s3": "makes a storage of settings",
@@ -33,7 +34,7 @@ NOT_DECODERS = {
 OWN_BYTES = {
     "agent.repository.sealing": "reads what the kernel has just answered",
     "agent.storage.models": "reads what botocore brings along",
-    "agent.terminal": "shows what encode_snapshot has just made",
+    "agent.commands.facts": "shows what encode_snapshot has just made",
     "agent.volume.looking": "reads what the kernel has just answered",
 }
 """Modules that take apart what this process has made itself."""
