@@ -23,6 +23,7 @@ import click
 
 from agent.entry import Entry, Kind
 from agent.monitor import Counters, Monitor
+from agent.threads import within_context
 
 LINE_SECONDS = 30.0
 UNCUT_COLUMNS = 10_000
@@ -118,7 +119,9 @@ def progress(
     stop = threading.Event()
     lines = functools.partial(_lines, say or _on_stderr)
     show = _bar if say is None and sys.stderr.isatty() else lines
-    thread = threading.Thread(target=show, args=(monitor, verb, stop), name="progress", daemon=True)
+    thread = threading.Thread(
+        target=within_context(show), args=(monitor, verb, stop), name="progress", daemon=True
+    )
     thread.start()
     try:
         yield

@@ -1,16 +1,22 @@
 """A job's log: the same words as for people, each line with a level and what it is about."""
 
+import io
 import json
 import logging
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent import terminal
 from agent.cli import main
-from agent.commands.telling import Voice, told
+from agent.commands.telling import LOG, Voice, told
 from agent.errors import RepositoryError
+from agent.logs import JsonLines, working_on
+from agent.monitor import Monitor
+from agent.terminal import progress
 from tests.cli.conftest import Run, started
 
 
@@ -64,6 +70,28 @@ def test_what_ends_a_job_is_its_last_line_and_names_the_location() -> None:
     assert (short["level"], last["level"]) == ("warning", "critical")
     assert "give --kubeconfig" in last["message"]
     assert (last["kind"], last["name"]) == ("BackupStorageLocation", "west")
+
+
+def test_progress_names_the_location_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    lines, said = io.StringIO(), threading.Event()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonLines())
+    LOG.addHandler(handler)
+    voice = Voice("json")
+
+    def say(text: str) -> None:
+        if not said.is_set():
+            voice.say(text)
+            said.set()
+
+    with working_on("BackupStorageLocation", "west"), progress(Monitor(), "check", say=say):
+        told_once = said.wait(10)
+    LOG.removeHandler(handler)
+    assert told_once
+    (line,) = map(json.loads, lines.getvalue().splitlines())
+    assert line["message"].startswith("check: ")
+    assert (line["kind"], line["name"]) == ("BackupStorageLocation", "west")
 
 
 def test_for_people_an_error_is_left_to_the_command_line() -> None:
