@@ -119,6 +119,12 @@ class S3Storage:
                 )
             done = 0
             for part in self._parts(answer, cancel):
+                if done + len(part) > length:  # in chunks, whatever the length that was announced
+                    raise Unreachable(
+                        f"get {key} from {self._place}: more than the {length} bytes that were asked"
+                        " for came; check what stands between here and the service",
+                        key=key,
+                    )
                 out[done : done + len(part)] = part
                 done += len(part)
 

@@ -103,6 +103,14 @@ class TestEveryStorage:
         assert read_range(storage, "x", 9, 1) == b"9"
         assert read_range(storage, "x", 4, 0) == b""
 
+    def test_a_range_fills_its_room_whatever_lay_there_and_nothing_beside(
+        self, storage: Storage
+    ) -> None:
+        storage.put("x", b"0a" + bytes(3) + b"bc")
+        lent = bytearray(b"x" * 12)
+        storage.get_range("x", 1, memoryview(lent)[4:10])
+        assert lent == b"xxxxa" + bytes(3) + b"bcxx"
+
     @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (10, 1), (50, 1), (11, 0)])
     def test_a_range_beyond_the_end_is_an_error(
         self, storage: Storage, offset: int, length: int

@@ -196,6 +196,19 @@ def test_a_download_that_breaks_off_is_repeated(
     assert Retrying(inner, clock=FlyingClock()).get("x") == BODY
 
 
+def test_a_range_that_is_longer_than_it_was_announced_goes_nowhere_and_is_repeated(
+    proxy: FaultProxy, proxied: S3Settings
+) -> None:
+    inner = S3Storage(proxied)
+    inner.put("x", b"0123456789")
+    proxy.add(Fault(Kind.LONG_DOWNLOAD, at=3), "GET", times=2)
+    lent = bytearray(b"--------")
+    with pytest.raises(Unreachable, match="more than the 4 bytes"):
+        inner.get_range("x", 2, memoryview(lent)[2:6])
+    Retrying(inner, clock=FlyingClock()).get_range("x", 2, memoryview(lent)[2:6])
+    assert lent == b"--2345--"
+
+
 def test_a_corrupt_download_is_the_readers_to_find(proxy: FaultProxy, proxied: S3Settings) -> None:
     storage = S3Storage(proxied)
     storage.put("x", b"0123456789")

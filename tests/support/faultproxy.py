@@ -43,6 +43,7 @@ class Kind(enum.Enum):
     IGNORE_CONDITION = enum.auto()  # If-None-Match; for a server that checks no signatures
     IGNORE_RANGE = enum.auto()  # the same
     STALL_DOWNLOAD = enum.auto()  # the line falls silent after `at` bytes
+    LONG_DOWNLOAD = enum.auto()  # `at` bytes more than are announced, since they come in a chunk
     SLOW = enum.auto()  # the body is taken at `rate` bytes a second
 
 
@@ -280,6 +281,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
+        if fault is not None and fault.kind is Kind.LONG_DOWNLOAD:
+            self.send_header("Transfer-Encoding", "chunked")
+            size = len(answer) + fault.at
+            answer = bytearray(b"%x\r\n%b\r\n0\r\n\r\n" % (size, answer.ljust(size)))
         self.end_headers()
         if fault is not None and fault.kind in (Kind.TRUNCATE_DOWNLOAD, Kind.STALL_DOWNLOAD):
             self.wfile.write(answer[: fault.at])
