@@ -57,11 +57,11 @@ def _taken_over(backups: int, restores: int) -> Series:
     }
 
 
-def _moving(files: str, at_work: int = 1) -> Series:
+def _moving(files: str, at_work: str = "1x120") -> Series:
     """Return what an agent shows that moves no byte, and files as told."""
     flows = ("processed", "read", "uploaded", "fetched", "restored")
     return {
-        WAITING.replace("waiting", "running"): f"{at_work}x120",
+        WAITING.replace("waiting", "running"): at_work,
         'podlift_restores_running{instance="a"}': "0x120",
         'podlift_files_total{instance="a",state="new"}': files,
         'podlift_files_total{instance="a",state="unmodified"}': "3x120",
@@ -190,7 +190,8 @@ CASES = [
     ),
     Case("PodliftNoProgress", "at work, and nothing moves", True, 90, _moving("7x120")),
     Case("PodliftNoProgress", "a file now and then", False, 90, _moving("0+1x120")),
-    Case("PodliftNoProgress", "not at work", False, 90, _moving("7x120", at_work=0)),
+    Case("PodliftNoProgress", "not at work", False, 90, _moving("7x120", "0x120")),
+    Case("PodliftNoProgress", "it waits for a lock", False, 101, _moving("7x101 8x20", "0x60 1x60")),
     Case("PodliftNoProgress", "for half an hour", False, 90, _moving("0+1x60 60x60")),
     Case("PodliftQueueNeverEmpty", "thirteen hours", True, 13 * 60, {WAITING: "2x900"}),
     Case("PodliftQueueNeverEmpty", "empty once", False, 13 * 60, {WAITING: "2x400 0 1x500"}),
