@@ -7,6 +7,7 @@ fetched whole and a few of them kept. Data blobs are fetched one by one, or as t
 
 import collections
 import contextlib
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from agent.repository.sealing import LEVELS
 from agent.repository.table import Found
 from agent.repository.tree import decode_tree
 from agent.repository.unpacked import inflate
-from agent.storage.contract import Buffer, Storage, read_range
+from agent.storage.contract import Buffer, Storage, read_range, require_range
 
 TREE_PACKS_BYTES = 24 << 20
 """How many bytes of tree packs are kept; one pack is kept whatever its size."""
@@ -188,13 +189,20 @@ class BlobReader:
     @contextlib.contextmanager
     def fetched(self, fetch: Fetch) -> Iterator[memoryview]:
         """Lend a range, or nothing if its pack is not there or ends before it; ``StorageError``."""
-        with self._ranges.lend(max(fetch.length, FETCH_BYTES)) as room:
-            out = memoryview(room)[: fetch.length]
-            yield out if self._fetch(fetch, out) else out[:0]
+        key, start, length = pack_key(fetch.pack), fetch.offset, fetch.length
+        ask = functools.partial(require_range, self._storage, key, start, length)
+        if not self._is_there(fetch, ask):
+            yield memoryview(b"")
+            return
+        with self._ranges.lend(max(length, FETCH_BYTES)) as room:
+            out = memoryview(room)[:length]
+            ask = functools.partial(self._storage.get_range, key, start, out)
+            yield out if self._is_there(fetch, ask) else out[:0]
 
-    def _fetch(self, fetch: Fetch, out: memoryview) -> bool:
+    def _is_there(self, fetch: Fetch, ask: Callable[..., None]) -> bool:
+        """Ask for a range, and tell whether its pack is there and long enough; ``StorageError``."""
         try:
-            self._storage.get_range(pack_key(fetch.pack), fetch.offset, out, cancel=self._cancel)
+            ask(cancel=self._cancel)
         except ObjectMissing:
             return False
         except StorageError:

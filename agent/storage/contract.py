@@ -14,10 +14,14 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from agent.cancel import NEVER, CancelToken
+from agent.errors import StorageError
 
 Buffer = bytes | bytearray | memoryview
 Room = bytearray | memoryview
 """Memory that can be written to."""
+
+SURE_BYTES = 16 << 20
+"""A longer range gets its memory once it is known to be there, for an index may claim any length."""
 
 
 class Listed(NamedTuple):
@@ -104,10 +108,22 @@ class Paged(Protocol):
         """Return the first page (``token`` None), or the one that ``token`` stands for."""
 
 
+def require_range(
+    storage: Storage, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
+) -> None:
+    """Raise as ``get_range`` does if a long range is not there, before any memory is taken for it."""
+    if length > SURE_BYTES and (size := storage.size(key, cancel=cancel)) < offset + length:
+        raise StorageError(
+            f"{key} in {storage.place} has {size} bytes; {length} from {offset} were asked for",
+            key=key,
+        )
+
+
 def read_range(
     storage: Storage, key: str, offset: int, length: int, *, cancel: CancelToken = NEVER
 ) -> bytearray:
     """Return ``length`` bytes from ``offset``, in new memory; raises as ``get_range`` does."""
+    require_range(storage, key, offset, length, cancel=cancel)
     out = bytearray(length)
     storage.get_range(key, offset, out, cancel=cancel)
     return out

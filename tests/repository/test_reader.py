@@ -1,5 +1,7 @@
 """Reading blobs: what they promise, from any pack that keeps the promise, or an error."""
 
+import tracemalloc
+
 import pytest
 from msgspec.structs import replace
 
@@ -7,6 +9,7 @@ from agent.cancel import NEVER
 from agent.errors import DamagedBlob, Unreachable
 from agent.monitor import Monitor
 from agent.repository import reader as reader_module
+from agent.repository.fetching import plan_fetches
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import decode_index
 from agent.repository.indexview import IndexView
@@ -173,6 +176,46 @@ def test_a_blob_that_claims_less_than_a_seal_takes_is_damaged(repository: Reposi
         blob = PackedBlob(BlobType.DATA, BlobId(bytes(32)), 0, length, 0)
         with pytest.raises(DamagedBlob, match="too few to be sealed"):
             opener.open(bytes(length), blob)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_an_index_claims_takes_no_memory_before_it_is_there(
+    storage: MemoryStorage,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    alone: bool,
+    gone: bool,
+) -> None:
+    (id,), _ = store_chunks(repository, [CHUNK])
+    (pack,) = places(repository, id)
+    find = IndexView.find
+
+    def lie(self: IndexView, type: BlobType, wanted: BlobId) -> object:
+        found = find(self, type, wanted)
+        return [replace(each, blob=replace(each.blob, length=64 << 20)) for each in found]
+
+    monkeypatch.setattr(IndexView, "find", lie)
+    reading = repository.reading()
+    (place,) = reading.view.find(BlobType.DATA, BlobId(id))
+    if gone:
+        storage.delete(pack)
+    tracemalloc.start()
+    try:
+        if alone:
+            with pytest.raises(DamagedBlob, match=pack[-64:]):
+                reading.load_chunk(id)
+        else:
+            (fetch,) = plan_fetches([place])
+            with reading._blobs.fetched(fetch) as fetched:
+                ((_, found),) = [
+                    each for group in reading._blobs.opened(fetch, fetched) for each in group
+                ]
+            assert isinstance(found, DamagedBlob)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 def test_a_data_blob_larger_than_any_chunk_is_not_opened(repository: Repository) -> None:
