@@ -35,6 +35,7 @@ BUILD = 'podlift_build_info{instance="a",job="podlift"}'
 UP = 'up{instance="a",job="podlift"}'
 WAITING = 'podlift_backups_waiting{instance="a"}'
 JOB = 'kube_job_failed{condition="true",job_name="podlift-scrub-1"}'
+STARTED = "process_start_time_seconds"
 LAST = 'kube_cronjob_status_last_successful_time{cronjob="podlift-scrub"}'
 
 
@@ -159,6 +160,20 @@ CASES = [
         True,
         30,
         {_ended("restore", "failed"): "_x20 1x40", _started("a"): "_x20 1200x40"},
+    ),
+    Case(
+        "PodliftEntriesUnreadable",
+        "a new agent left one out before it was scraped",
+        True,
+        30,
+        {"podlift_unreadable_entries_total": "_x20 1x40", STARTED: "_x20 1200x40"},
+    ),
+    Case(
+        "PodliftRestoreIncomplete",
+        "a new agent ended one before it was scraped",
+        True,
+        30,
+        {"podlift_incomplete_entries_total": "_x20 1x40", STARTED: "_x20 1200x40"},
     ),
     Case(
         "PodliftTakenOverAgainAndAgain",
