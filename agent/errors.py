@@ -105,6 +105,14 @@ class ObjectMissing(StorageError):
     """The object does not exist."""
 
 
+class ObjectTooLarge(StorageError):
+    """The object has more bytes than it may have; nothing of it was read. ``size`` is what it has."""
+
+    def __init__(self, key: str, place: str, size: int, most_bytes: int) -> None:
+        super().__init__(f"{key} in {place} has {size} bytes, and may have {most_bytes}", key=key)
+        self.size = size
+
+
 class BucketMissing(StorageError):
     """The bucket (or the directory of a local repository) does not exist."""
 

@@ -14,7 +14,14 @@ from agent.repository.finding import Advice, Finding, damage, hint
 from agent.repository.keyfile import decode_key
 from agent.repository.lockfile import decode_lock
 from agent.repository.locking import SYSTEM_CLOCK
-from agent.repository.objects import CONFIG_KEY, Folder, file_key, names, sizes
+from agent.repository.objects import (
+    Folder,
+    file_key,
+    names,
+    read_config,
+    read_key,
+    sizes,
+)
 from agent.repository.parameters import decode_config
 from agent.repository.repository import Repository
 from agent.repository.snapshot import Snapshot
@@ -33,7 +40,7 @@ def check_keys(repository: Repository, cancel: CancelToken) -> Iterator[Finding]
     storage = repository.objects.storage
     for name in names(storage, Folder.KEYS, cancel):
         try:
-            stored = storage.get(file_key(Folder.KEYS, name), cancel=cancel)
+            stored = read_key(storage, name, cancel)
             if hashlib.sha256(stored).hexdigest() != name:
                 yield damage(f"the key file keys/{name} does not match its name", Advice.KEY)
                 continue
@@ -49,7 +56,7 @@ def check_config(repository: Repository, cancel: CancelToken) -> Iterator[Findin
     objects = repository.objects
     what = "the repository's config"
     try:
-        stored = objects.storage.get(CONFIG_KEY, cancel=cancel)
+        stored = read_config(objects.storage, cancel)
         config = decode_config(objects.key.unseal(stored, what))
     except ObjectMissing:
         yield damage(f"{what} is missing", Advice.CONFIG)

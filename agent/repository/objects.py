@@ -16,6 +16,7 @@ from agent.errors import (
     BucketMissing,
     CredentialsExpired,
     MalformedData,
+    ObjectTooLarge,
     StorageError,
     Throttled,
     Unreachable,
@@ -50,6 +51,12 @@ pack, whose header has room for 400,000, at 150 bytes each.
 """
 
 
+_MOST_SMALL_BYTES = 1 << 20
+"""What a config or a key file may have: they have some 150 and 500 bytes."""
+
+_ROOM_BYTES = 1 << 20
+"""What sealing adds to JSON, and compressing to what does not get smaller by it (1/256)."""
+
 _GENERAL = (AccessDenied, BucketMissing, CredentialsExpired, Throttled, Unreachable)
 """Errors that say nothing of the object that was asked for."""
 
@@ -67,6 +74,27 @@ def pack_key(id: PackId) -> str:
 def file_key(folder: Folder, name: str) -> str:
     """Return the storage key of an unpacked file."""
     return f"{folder}/{name}"
+
+
+def read_file(storage: Storage, key: str, most_bytes: int, cancel: CancelToken = NEVER) -> bytes:
+    """Return an unpacked file as it is stored.
+
+    Raises ``ObjectMissing``, and ``MalformedData`` for one that is larger than any such file can be.
+    """
+    try:
+        return storage.get(key, most_bytes=most_bytes, cancel=cancel)
+    except ObjectTooLarge as error:
+        raise MalformedData(key, f"it has {error.size} bytes, and may have {most_bytes}") from None
+
+
+def read_config(storage: Storage, cancel: CancelToken = NEVER) -> bytes:
+    """Return the config as it is stored; raises as ``read_file`` does."""
+    return read_file(storage, CONFIG_KEY, _MOST_SMALL_BYTES, cancel)
+
+
+def read_key(storage: Storage, name: str, cancel: CancelToken = NEVER) -> bytes:
+    """Return a key file; raises as ``read_file`` does."""
+    return read_file(storage, file_key(Folder.KEYS, name), _MOST_SMALL_BYTES, cancel)
 
 
 def names(storage: Storage, folder: Folder, cancel: CancelToken = NEVER) -> Iterator[str]:
@@ -127,8 +155,9 @@ class Objects:
         return self.unseal(folder, name, self.fetch(folder, name, cancel=cancel))
 
     def fetch(self, folder: Folder, name: str, *, cancel: CancelToken = NEVER) -> bytes:
-        """Return a file as it is stored, not verified yet; raises ``ObjectMissing``."""
-        return self.storage.get(file_key(folder, name), cancel=cancel)
+        """Return a file as it is stored, not verified yet; raises as ``read_file`` does."""
+        most = MOST_JSON_BYTES[folder] + _ROOM_BYTES
+        return read_file(self.storage, file_key(folder, name), most, cancel)
 
     def unseal(self, folder: Folder, name: str, stored: bytes) -> bytes:
         """Return the JSON of a file that was stored as this; raises ``MalformedData``."""

@@ -33,7 +33,16 @@ from agent.repository.keyfile import (
     open_key,
 )
 from agent.repository.locking import username
-from agent.repository.objects import CONFIG_KEY, Folder, Objects, file_key, fresh_iv, names
+from agent.repository.objects import (
+    CONFIG_KEY,
+    Folder,
+    Objects,
+    file_key,
+    fresh_iv,
+    names,
+    read_config,
+    read_key,
+)
 from agent.repository.parameters import VERSION, RepositoryConfig, decode_config, encode_config
 from agent.repository.repository import Repository
 from agent.repository.times import format_time
@@ -63,7 +72,7 @@ def open_repository(
     damaged config, and the storage's own errors.
     """
     try:
-        sealed_config = storage.get(CONFIG_KEY, cancel=cancel)
+        sealed_config = read_config(storage, cancel)
     except ObjectMissing:
         raise NoRepository(
             f"there is no repository at {storage.place}; `podlift init` makes one"
@@ -98,7 +107,7 @@ def _first_that_opens(
     refused = 0
     for name in found[:MAX_KEYS]:
         try:
-            stored = storage.get(file_key(Folder.KEYS, name), cancel=cancel)
+            stored = read_key(storage, name, cancel)
             if hashlib.sha256(stored).hexdigest() != name:
                 raise MalformedData(f"the key file keys/{name}", "it does not match its name")
             return open_key(decode_key(stored, name), password, name)
@@ -198,7 +207,7 @@ def _open_when_made(
         try:
             return open_repository(storage, password, cache=cache, cancel=cancel)
         except KeysMissing as error:
-            seen = storage.get(CONFIG_KEY, cancel=cancel)
+            seen = read_config(storage, cancel)
             if seen != config:  # somebody else makes it now
                 config, until = seen, time.monotonic() + ABANDONED_SECONDS
             if time.monotonic() < until:
@@ -218,6 +227,6 @@ def _remove_half_made(storage: Storage, config: bytes, cancel: CancelToken) -> N
             )
     longest = min(ABANDONED_LOOK_SECONDS, ABANDONED_SECONDS)
     cancel.pause(secrets.SystemRandom().uniform(0.0, longest))
-    if storage.get(CONFIG_KEY, cancel=cancel) == config:
+    if read_config(storage, cancel) == config:
         log.warning("%s was left half-made and holds nothing; it is made anew", storage.place)
         storage.delete(CONFIG_KEY, cancel=cancel)

@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from agent.cancel import NEVER, CancelToken
 from agent.entry import Entry
-from agent.errors import DamagedBlob, MalformedData, ObjectMissing, StorageError
+from agent.errors import DamagedBlob, MalformedData, ObjectMissing, ObjectTooLarge, StorageError
 from agent.repository.buffers import Buffers
 from agent.repository.contract import Chunks
 from agent.repository.crypto import Key
-from agent.repository.fetching import FETCH_BYTES, Fetch
+from agent.repository.fetching import Fetch
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexview import IndexView
 from agent.repository.kernel import blob_kernel
@@ -36,6 +36,9 @@ from agent.storage.contract import Buffer, Storage, read_range, require_range
 
 TREE_PACKS_BYTES = 24 << 20
 """How many bytes of tree packs are kept; one pack is kept whatever its size."""
+
+MOST_TREE_PACK_BYTES = 40 << 20
+"""A pack that is longer, for it ends in the tree of a huge directory, is not fetched whole."""
 
 ONE_STEP_BYTES = 8 << 20
 """What is decompressed in one call: no more than any chunk, whatever size a blob claims."""
@@ -150,6 +153,7 @@ class BlobReader:
         self._buffers = Buffers()
         self._ranges = Buffers()
         self._tree_packs: collections.OrderedDict[PackId, bytes] = collections.OrderedDict()
+        self._long_packs: set[PackId] = set()
 
     @property
     def waits(self) -> bool:
@@ -194,7 +198,7 @@ class BlobReader:
         if not self._is_there(fetch, ask):
             yield memoryview(b"")
             return
-        with self._ranges.lend(max(length, FETCH_BYTES)) as room:
+        with self._ranges.lend(length) as room:
             out = memoryview(room)[:length]
             ask = functools.partial(self._storage.get_range, key, start, out)
             yield out if self._is_there(fetch, ask) else out[:0]
@@ -282,18 +286,26 @@ class BlobReader:
 
     def _sealed(self, place: Found) -> Buffer:
         blob = place.blob
-        if blob.type is BlobType.TREE:
-            pack = memoryview(self._tree_pack(place.pack))
-            return pack[blob.offset : blob.offset + blob.length]
+        if blob.type is BlobType.TREE and (pack := self._tree_pack(place.pack)) is not None:
+            return memoryview(pack)[blob.offset : blob.offset + blob.length]
         key = pack_key(place.pack)
         return read_range(self._storage, key, blob.offset, blob.length, cancel=self._cancel)
 
-    def _tree_pack(self, id: PackId) -> bytes:
+    def _tree_pack(self, id: PackId) -> bytes | None:
+        """Return a whole pack of trees; None for one that is better read blob by blob."""
         with self._lock:
+            if id in self._long_packs:
+                return None
             if id in self._tree_packs:
                 self._tree_packs.move_to_end(id)
                 return self._tree_packs[id]
-            pack = self._storage.get(pack_key(id), cancel=self._cancel)
+            try:
+                pack = self._storage.get(
+                    pack_key(id), most_bytes=MOST_TREE_PACK_BYTES, cancel=self._cancel
+                )
+            except ObjectTooLarge:
+                self._long_packs.add(id)
+                return None
             self._tree_packs[id] = pack
             kept = sum(len(p) for p in self._tree_packs.values())
             while kept > TREE_PACKS_BYTES and len(self._tree_packs) > 1:

@@ -20,6 +20,9 @@ Buffer = bytes | bytearray | memoryview
 Room = bytearray | memoryview
 """Memory that can be written to."""
 
+WHATEVER_BYTES = 1 << 63
+"""No object has as many."""
+
 SURE_BYTES = 16 << 20
 """A longer range gets its memory once it is known to be there, for an index may claim any length."""
 
@@ -63,8 +66,13 @@ class Storage(Protocol):
         looks again at whose bytes stayed.
         """
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
-        """Return the whole object; raises ``ObjectMissing``."""
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return the whole object; raises ``ObjectMissing``.
+
+        Raises ``ObjectTooLarge`` for one of more than ``most_bytes``, and takes no memory for it.
+        """
 
     def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         """Fill ``out`` with the bytes from ``offset``: memory that is used again costs no page faults.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NoReturn
 
 from agent.cancel import NEVER, CancelToken
-from agent.storage.contract import Buffer, Listed, Room, Storage
+from agent.storage.contract import WHATEVER_BYTES, Buffer, Listed, Room, Storage
 
 Operation = Literal["put", "put_new", "get", "get_range", "size", "list", "folders", "delete", "*"]
 
@@ -82,10 +82,12 @@ class Faulty:
         _act(after)
         return ours
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
         """Return the whole object, unless a fault is due."""
         after = self._before("get", key)
-        body = self._storage.get(key, cancel=cancel)
+        body = self._storage.get(key, most_bytes=most_bytes, cancel=cancel)
         _act(after)
         return body
 

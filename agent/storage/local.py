@@ -19,8 +19,15 @@ from typing import NoReturn, TypeVar
 
 from agent.budget import Rate, Rates
 from agent.cancel import NEVER, CancelToken
-from agent.errors import AccessDenied, BucketMissing, ObjectMissing, StorageError, StorageFull
-from agent.storage.contract import Buffer, Listed, Room
+from agent.errors import (
+    AccessDenied,
+    BucketMissing,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+    StorageFull,
+)
+from agent.storage.contract import WHATEVER_BYTES, Buffer, Listed, Room
 from agent.storage.keys import (
     TEMPORARY,
     check_folder,
@@ -107,11 +114,16 @@ class LocalStorage:
         except OSError as error:
             self._refuse(key, error)
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
-        """Return the whole object; raises ``ObjectMissing``."""
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return the whole object; raises ``ObjectMissing`` and ``ObjectTooLarge``."""
 
         def read(descriptor: int) -> bytes:
-            out = bytearray(os.fstat(descriptor).st_size)
+            size = os.fstat(descriptor).st_size
+            if size > most_bytes:
+                raise ObjectTooLarge(key, self.place, size, most_bytes)
+            out = bytearray(size)
             _fill(descriptor, 0, memoryview(out), cancel, self._rates.download)
             return bytes(out)
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator
 
 from agent.cancel import NEVER, CancelToken
-from agent.errors import IntegrityRefused, ObjectMissing, StorageError
-from agent.storage.contract import Buffer, Listed, Room
+from agent.errors import IntegrityRefused, ObjectMissing, ObjectTooLarge, StorageError
+from agent.storage.contract import WHATEVER_BYTES, Buffer, Listed, Room
 from agent.storage.keys import check_folder, check_key, check_offset, check_prefix
 
 
@@ -47,15 +47,20 @@ class MemoryStorage:
         with self._lock:
             return self._objects.setdefault(key, kept := bytes(body)) is kept
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
-        """Return the whole object; raises ``ObjectMissing``."""
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return the whole object; raises ``ObjectMissing`` and ``ObjectTooLarge``."""
         check_key(key)
         cancel.check()
         with self._lock:
             try:
-                return self._objects[key]
+                body = self._objects[key]
             except KeyError:
                 raise ObjectMissing(f"{key} does not exist in {self.place}", key=key) from None
+        if len(body) > most_bytes:
+            raise ObjectTooLarge(key, self.place, len(body), most_bytes)
+        return body
 
     def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         """Fill ``out`` with the bytes from ``offset``."""

@@ -11,6 +11,7 @@ error is raised as it is.
 """
 
 import dataclasses
+import functools
 import logging
 import random
 from collections.abc import Callable, Iterator
@@ -26,7 +27,16 @@ from agent.errors import (
 )
 from agent.monitor import Count, Monitor
 from agent.storage.clock import Clock, SystemClock
-from agent.storage.contract import Buffer, Listed, Page, Paged, Renewable, Room, Storage
+from agent.storage.contract import (
+    WHATEVER_BYTES,
+    Buffer,
+    Listed,
+    Page,
+    Paged,
+    Renewable,
+    Room,
+    Storage,
+)
 from agent.storage.throttle import Throttle
 
 T = TypeVar("T")
@@ -113,9 +123,12 @@ class Retrying:
             "put", key, lambda: self._storage.put_new(key, body, cancel=cancel), cancel
         )
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
         """Return the whole object."""
-        return self._run("get", key, lambda: self._storage.get(key, cancel=cancel), cancel)
+        get = functools.partial(self._storage.get, key, most_bytes=most_bytes, cancel=cancel)
+        return self._run("get", key, get, cancel)
 
     def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         """Fill ``out`` with the bytes from ``offset``."""

@@ -20,9 +20,9 @@ import botocore.exceptions as boto
 
 from agent.budget import Rates
 from agent.cancel import NEVER, CancelToken
-from agent.errors import ObjectMissing, StorageError, Unreachable
+from agent.errors import ObjectMissing, ObjectTooLarge, StorageError, Unreachable
 from agent.storage.checksums import checksum_header
-from agent.storage.contract import Buffer, Listed, Page, Room
+from agent.storage.contract import WHATEVER_BYTES, Buffer, Listed, Page, Room
 from agent.storage.keys import check_folder, check_key, check_offset, check_prefix
 from agent.storage.s3body import SLICE_BYTES, Body, Guard, Stopped
 from agent.storage.s3client import LISTED, make_client
@@ -94,10 +94,16 @@ class S3Storage:
         cancel.pause(self._settings.patience.rival_seconds)
         return self._holds(key, body, cancel)
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
-        """Return the whole object; raises ``ObjectMissing``."""
+    def get(
+        self, key: str, *, most_bytes: int = WHATEVER_BYTES, cancel: CancelToken = NEVER
+    ) -> bytes:
+        """Return the whole object; raises ``ObjectMissing`` and ``ObjectTooLarge``."""
         with self._call(f"get {key} from", key, cancel):
-            parts = list(self._parts(self._get(key), cancel))
+            answer = self._get(key)
+            if (size := answer["ContentLength"]) > most_bytes:
+                answer["Body"].close()
+                raise ObjectTooLarge(key, self._place, size, most_bytes)
+            parts = list(self._parts(answer, cancel))
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:

@@ -20,6 +20,9 @@ _CALL = re.compile(
 NOT_DECODERS = {
     "agent.repository.opening.open_repository": "opens by the decoders of config and keys",
     "agent.repository.opening.open_or_create": "opens by the decoders of config and keys",
+    "agent.repository.objects.read_config": "fetches what decode_config takes apart",
+    "agent.repository.objects.read_file": "fetches what is unsealed later",
+    "agent.repository.objects.read_key": "fetches what decode_key takes apart",
     "agent.repository.ranges.read_blobs": "reads ranges, which BlobOpener opens",
     "agent.storage.contract.read_range": "reads what a storage has",
     "agent.storage.opening.open_storage": "makes a storage of an address that was parsed",

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,9 +48,9 @@ class Flaky(MemoryStorage):
         self.errors: dict[str, StorageError] = {}
         self.read: list[tuple[str, int]] = []
 
-    def get(self, key: str, *, cancel: CancelToken = NEVER) -> bytes:
+    def get(self, key: str, **how: Any) -> bytes:
         self._refuse(key)
-        return super().get(key, cancel=cancel)
+        return super().get(key, **how)
 
     def get_range(self, key: str, offset: int, out: Room, *, cancel: CancelToken = NEVER) -> None:
         self._refuse(key)
@@ -332,6 +333,16 @@ class TestNamedFiles:
         (found,) = damages(repository)
         assert f"keys/{name} is damaged: its salt has 3 bytes" in found.message
         assert found.advice == (Advice.KEY,)
+
+    def test_one_of_a_huge_size_is_damaged_and_not_read(
+        self, storage: Flaky, repository: Repository
+    ) -> None:
+        name = "b" * 64
+        storage.put(f"keys/{name}", bytes(2 << 20))
+        (found,) = check(repository)
+        assert (
+            f"keys/{name} is damaged: it has 2097152 bytes, and may have 1048576" in found.message
+        )
 
     def test_a_key_file_of_another_name(self, repository: Repository, storage: Flaky) -> None:
         (key,) = [listed.key for listed in storage.list("keys/")]

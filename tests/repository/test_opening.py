@@ -3,12 +3,14 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.errors import (
     MalformedData,
     NoRepository,
+    ObjectTooLarge,
     RepositoryError,
     RepositoryExists,
     Unreachable,
@@ -21,6 +23,7 @@ from agent.repository.keyfile import ScryptCost, decode_key
 from agent.repository.objects import fresh_iv
 from agent.repository.opening import create_repository, open_or_create, open_repository
 from agent.repository.parameters import RepositoryConfig, encode_config
+from agent.storage.contract import WHATEVER_BYTES
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.local import LocalStorage
 from agent.storage.memory import MemoryStorage
@@ -275,3 +278,26 @@ def test_a_snapshot_is_named_by_a_unique_beginning_or_as_latest() -> None:
     for wanted in ("", "zz"):
         with pytest.raises(UsageError, match="podlift snapshots"):
             repository.snapshot(wanted)
+
+
+@pytest.mark.parametrize("folder", ["config", "keys", "snapshots", "index"])
+def test_a_file_of_a_huge_size_is_refused_by_its_size(folder: str) -> None:
+    class Huge(MemoryStorage):
+        """Says of its files in one folder that they are larger than this machine's memory."""
+
+        def get(self, key: str, *, most_bytes: int = WHATEVER_BYTES, **how: Any) -> bytes:
+            if key.startswith(folder):
+                assert most_bytes <= 129 << 20
+                raise ObjectTooLarge(key, self.place, 1 << 40, most_bytes)
+            return super().get(key, **how)
+
+    filled = Huge()
+    fill(filled)
+
+    def use() -> None:
+        store_chunks(open_repository(filled, PASSWORD), [b"chunk"])
+        open_repository(filled, PASSWORD).reading()
+        open_repository(filled, PASSWORD).snapshot("latest")
+
+    with pytest.raises(MalformedData, match=f"{folder}.* has {1 << 40} bytes, and may have"):
+        use()

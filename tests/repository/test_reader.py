@@ -80,6 +80,19 @@ def test_without_a_good_pack_the_blob_is_damaged_and_named(
         repository.reading().load_chunk(id)
 
 
+def test_a_tree_in_a_huge_pack_is_fetched_alone(
+    storage: MemoryStorage, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, snapshot = store_chunks(repository, [CHUNK])
+    tree = repository.snapshot(snapshot).tree
+    monkeypatch.setattr(reader_module, "MOST_TREE_PACK_BYTES", 10)
+    counting = Faulty(storage)
+    reading = open_repository(counting, PASSWORD).reading()
+    counting.calls.clear()
+    assert reading.load_tree(tree) == reading.load_tree(tree) == []
+    assert [operation for operation, _ in counting.calls] == ["get", "get_range", "get_range"]
+
+
 @pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
 def test_a_tree_in_a_damaged_pack_is_damaged(
     storage: MemoryStorage, repository: Repository, how: str

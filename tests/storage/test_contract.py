@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.cancel import CancelToken
-from agent.errors import Canceled, ObjectMissing, StorageError
+from agent.errors import Canceled, ObjectMissing, ObjectTooLarge, StorageError
 from agent.storage.contract import Storage, read_range
 from agent.storage.local import LocalStorage
 from agent.storage.memory import MemoryStorage
@@ -95,6 +95,14 @@ class TestEveryStorage:
         storage.put("large", body, sha256=hashlib.sha256(body).digest())
         assert storage.get("large") == body
         assert read_range(storage, "large", LARGE - 3, 3) == body[-3:]
+
+    def test_an_object_that_is_larger_than_it_may_be_is_not_fetched(self, storage: Storage) -> None:
+        storage.put("x", b"0123456789")
+        assert storage.get("x", most_bytes=10) == b"0123456789"
+        with pytest.raises(ObjectTooLarge, match="has 10 bytes, and may have 9") as caught:
+            storage.get("x", most_bytes=9)
+        assert (caught.value.key, caught.value.size) == ("x", 10)
+        assert storage.get("x") == b"0123456789"  # the line is still of use
 
     def test_ranges_are_exact(self, storage: Storage) -> None:
         storage.put("x", b"0123456789")
