@@ -150,7 +150,8 @@ class Controller:
             with self._guarded(work.order):
                 work.observe(work.order, self._site(work.order))
         for uid in self._strangers & self._known.keys():
-            self._detained(self._known[uid], theirs=False)
+            with self._guarded(order := self._known[uid]):
+                self._detained(order, theirs=False)
         self._wake.set()
 
     @property
