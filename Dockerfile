@@ -30,7 +30,7 @@ COPY --from=build /wheels/ /tmp/wheels/
 # Only wheels are taken: there is no compiler here, and nothing of a dependency runs at build time.
 RUN pip install --no-cache-dir --compile --only-binary :all: --require-hashes -r /tmp/constraints.txt \
     && pip install --no-cache-dir --compile --no-index --no-deps /tmp/wheels/*.whl \
-    && python -c 'import chunker._scan, agent.volume._create, agent.volume._look, agent.repository._blobs, agent.repository._table, agent.storage._crc' \
+    && python -c 'import chunker._scan, agent.volume._create, agent.volume._look, agent.repository._blobs, agent.repository._table, agent.repository._romix, agent.storage._crc' \
     && pip check \
     && rm -rf /tmp/constraints.txt /tmp/wheels \
     && chmod -R a-w /usr/local/lib/python3.11 /usr/local/bin

@@ -28,10 +28,10 @@ from agent.repository.cache import Cache
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import encode_index
 from agent.repository.indexview import IndexView
-from agent.repository.keyfile import ScryptCost
 from agent.repository.objects import Folder
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.pack import PackedBlob
+from agent.repository.scrypt import ScryptCost
 from agent.repository.table import Table
 from agent.storage.local import LocalStorage
 

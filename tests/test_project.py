@@ -291,6 +291,7 @@ KERNELS = {
     "agent/volume/_create.abi3.so",
     "agent/volume/_look.abi3.so",
     "agent/repository/_blobs.abi3.so",
+    "agent/repository/_romix.abi3.so",
     "agent/repository/_table.abi3.so",
     "agent/storage/_crc.abi3.so",
 }

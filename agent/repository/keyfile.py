@@ -5,7 +5,6 @@ Pure: salt, IV, time and names come from the caller.
 """
 
 import functools
-import hashlib
 from typing import Annotated
 
 import msgspec
@@ -13,21 +12,9 @@ import msgspec
 from agent.errors import MalformedData, WrongPassword
 from agent.repository.crypto import Key
 from agent.repository.node import read_json
+from agent.repository.scrypt import ScryptCost, derived, derived_slowly
 
 SALT_SIZE = 64
-DERIVED_SIZE = 64
-
-
-class ScryptCost(msgspec.Struct, frozen=True):
-    """scrypt's parameters: N (a power of two), r, p."""
-
-    n: int = 32768
-    r: int = 8
-    p: int = 5
-
-    def memory_bytes(self) -> int:
-        """Return an upper bound of what one derivation needs."""
-        return 128 * self.r * (self.n + self.p + 2) + 65536
 
 
 _MAX_MEMORY = 160 << 20
@@ -75,16 +62,16 @@ The keys stay in the memory of a process that may ask for the password at any ti
 
 
 @functools.lru_cache(_REMEMBERED)
-def _derive(password: str, salt: bytes, cost: ScryptCost) -> Key:
-    derived = hashlib.scrypt(
-        password.encode(errors="surrogateescape"),  # the environment's bytes, as restic takes them
-        salt=salt,
-        n=cost.n,
-        r=cost.r,
-        p=cost.p,
-        maxmem=cost.memory_bytes(),
-        dklen=DERIVED_SIZE,
-    )
+def _user_key(password: str, salt: bytes, cost: ScryptCost) -> Key:
+    return _key_of(derived(_encoded(password), salt, cost))
+
+
+def _encoded(password: str) -> bytes:
+    """Return the environment's bytes, which is what restic takes."""
+    return password.encode(errors="surrogateescape")
+
+
+def _key_of(derived: bytes) -> Key:
     return Key(derived[:32], derived[32:48], derived[48:])
 
 
@@ -102,7 +89,8 @@ def encode_key(
     """Return the key file's bytes; ``entropy`` is 64 bytes of salt and 16 of IV."""
     salt, iv = entropy[:SALT_SIZE], entropy[SALT_SIZE:]
     inner = _MasterKey(_MacParts(master.mac_k, master.mac_r), master.encrypt)
-    sealed = _derive(password, salt, cost).seal(iv, msgspec.json.encode(inner))
+    user_key = _key_of(derived_slowly(_encoded(password), salt, cost))
+    sealed = user_key.seal(iv, msgspec.json.encode(inner))
     return msgspec.json.encode(
         KeyFile(
             created=origin.created,
@@ -139,7 +127,7 @@ def open_key(key: KeyFile, password: str, name: str) -> Key:
     """Return the master key; raise ``WrongPassword`` if this key does not open with it."""
     what = f"the key file keys/{name}"
     try:
-        user_key = _derive(password, key.salt, ScryptCost(key.n, key.r, key.p))
+        user_key = _user_key(password, key.salt, ScryptCost(key.n, key.r, key.p))
     except ValueError as error:  # parameters that scrypt itself refuses
         raise MalformedData(what, str(error)) from None
     try:

@@ -24,14 +24,7 @@ from agent.errors import (
     WrongPassword,
 )
 from agent.repository.crypto import ENCRYPT_SIZE, IV_SIZE, MAC_PART_SIZE, Key
-from agent.repository.keyfile import (
-    SALT_SIZE,
-    Origin,
-    ScryptCost,
-    decode_key,
-    encode_key,
-    open_key,
-)
+from agent.repository.keyfile import SALT_SIZE, Origin, decode_key, encode_key, open_key
 from agent.repository.locking import username
 from agent.repository.objects import (
     CONFIG_KEY,
@@ -45,6 +38,7 @@ from agent.repository.objects import (
 )
 from agent.repository.parameters import VERSION, RepositoryConfig, decode_config, encode_config
 from agent.repository.repository import Repository
+from agent.repository.scrypt import ScryptCost
 from agent.repository.times import format_time
 from agent.repository.zone import local_zone
 from agent.storage.contract import Storage

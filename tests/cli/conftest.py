@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from agent.cli import main
-from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository
+from agent.repository.scrypt import ScryptCost
 from agent.storage.local import LocalStorage
 
 PASSWORD = "correct horse"

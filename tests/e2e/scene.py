@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository
+from agent.repository.scrypt import ScryptCost
 from agent.storage.opening import open_s3
 from agent.storage.settings import S3Settings
 from tests.support.apihandle import ApiServer, Json

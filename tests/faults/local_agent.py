@@ -20,7 +20,7 @@ from agent.cluster.run import run_agent
 from agent.config import AgentSettings, CacheDir
 from agent.monitor import Count
 from agent.repository import opening, pack, writer
-from agent.repository.keyfile import ScryptCost
+from agent.repository.scrypt import ScryptCost
 from agent.storage.contract import Storage
 from agent.storage.local import LocalStorage
 from agent.storage.settings import S3Settings

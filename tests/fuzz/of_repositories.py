@@ -31,15 +31,7 @@ from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.indexfile import decode_index, encode_index
 from agent.repository.journal import Inheritance
 from agent.repository.kernel import blob_kernel
-from agent.repository.keyfile import (
-    KeyFile,
-    Origin,
-    ScryptCost,
-    _derive,
-    decode_key,
-    encode_key,
-    open_key,
-)
+from agent.repository.keyfile import KeyFile, Origin, _user_key, decode_key, encode_key, open_key
 from agent.repository.lockfile import Lock, decode_lock, encode_lock
 from agent.repository.longblob import fetch_tree
 from agent.repository.node import (
@@ -66,6 +58,7 @@ from agent.repository.pruneplan import Tolerance, parse_size, parse_tolerance
 from agent.repository.reader import BlobOpener
 from agent.repository.remembered import Directories
 from agent.repository.retention import Duration, parse_duration
+from agent.repository.scrypt import ScryptCost
 from agent.repository.snapshot import Snapshot, Summary, decode_snapshot, encode_snapshot
 from agent.repository.subset import Subset, parse_subset
 from agent.repository.table import Found, Table
@@ -182,7 +175,7 @@ REMEMBERED = _remembered()
 
 # Calls that need more than the content.
 def _open_key(inner: bytes) -> object:
-    user_key = _derive("secret", b"s" * 64, _CHEAP)
+    user_key = _user_key("secret", b"s" * 64, _CHEAP)
     key = KeyFile(kdf="scrypt", n=2, r=1, p=1, salt=b"s" * 64, data=bytes(user_key.seal(IV, inner)))
     return open_key(key, "secret", "k")
 

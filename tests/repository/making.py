@@ -12,9 +12,9 @@ from agent.config import CacheDir
 from agent.entry import Entry
 from agent.monitor import Monitor
 from agent.repository import opening
-from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.repository import Repository
+from agent.repository.scrypt import ScryptCost
 from agent.repository.snapshot import Snapshot
 from agent.repository.writer import WriteOptions, Writer
 from agent.storage.contract import Storage

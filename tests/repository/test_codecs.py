@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from agent.errors import MalformedData, RepositoryError, UnsupportedFormat, WrongPassword
 from agent.repository import writer, zone
 from agent.repository.crypto import OVERHEAD, Key
-from agent.repository.keyfile import Origin, ScryptCost, decode_key, encode_key, open_key
+from agent.repository.keyfile import Origin, decode_key, encode_key, open_key
 from agent.repository.lockfile import Lock, conflicting, decode_lock, encode_lock
 from agent.repository.objects import Folder, Objects, names
 from agent.repository.opening import open_repository
 from agent.repository.parameters import RepositoryConfig, decode_config, encode_config
+from agent.repository.scrypt import ScryptCost
 from agent.repository.times import utc
 from agent.repository.unpacked import inflate, unwrap, wrap
 from agent.repository.zone import local_zone
@@ -167,7 +168,7 @@ class TestKeyFiles:
             decode_key(key_file(**changes), "k")
 
     def test_parameters_that_scrypt_refuses_are_damage(self) -> None:
-        key = decode_key(key_file(N=65536, r=1), "k")
+        key = decode_key(key_file(N=65536, r=1, p=65), "k")
         with pytest.raises(MalformedData, match="keys/k"):
             open_key(key, PASSWORD, "k")
 

@@ -14,9 +14,9 @@ from agent.repository import journal
 from agent.repository.check import check
 from agent.repository.identity import BlobId, BlobType, PackId
 from agent.repository.journal import Inheritance, Journal
-from agent.repository.keyfile import ScryptCost
 from agent.repository.opening import create_repository, open_repository
 from agent.repository.repository import Repository
+from agent.repository.scrypt import ScryptCost
 from agent.repository.snapshot import Snapshot
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.local import LocalStorage

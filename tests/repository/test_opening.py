@@ -19,10 +19,11 @@ from agent.errors import (
     WrongPassword,
 )
 from agent.repository import opening
-from agent.repository.keyfile import ScryptCost, decode_key
+from agent.repository.keyfile import decode_key
 from agent.repository.objects import fresh_iv
 from agent.repository.opening import create_repository, open_or_create, open_repository
 from agent.repository.parameters import RepositoryConfig, encode_config
+from agent.repository.scrypt import ScryptCost
 from agent.storage.contract import WHATEVER_BYTES
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.local import LocalStorage
