@@ -10,6 +10,7 @@ The tree says who is at fault and therefore what happens next::
     │   └── VolumeIncomplete    entries were left out, and all were wanted
     ├── StorageError            the object store: the run fails when retries end
     │   ├── ObjectMissing       the key does not exist
+    │   ├── ObjectTooLarge      it has more bytes than such an object may have
     │   ├── BucketMissing       the bucket does not exist
     │   ├── AccessDenied        the credentials are wrong or lack a right
     │   ├── StorageFull         no room, or no quota left
