@@ -221,6 +221,7 @@ class ApiError(ClusterError):
 
     ``status`` is the HTTP status, or 0 without an answer: a write may have been carried out all
     the same, unless ``sent`` is false. ``retry_after_seconds`` is the server's wish, or None.
+    ``unserved`` says of a 404 that the server knows no such kind (yet), and so nothing of the object.
     """
 
     def __init__(
@@ -230,8 +231,10 @@ class ApiError(ClusterError):
         status: int,
         sent: bool = True,
         retry_after_seconds: float | None = None,
+        unserved: bool = False,
     ) -> None:
         super().__init__(message)
+        self.unserved = unserved
         self.status = status
         self.sent = sent
         self.retry_after_seconds = retry_after_seconds

@@ -325,6 +325,7 @@ class Kube:
             text,
             status=status,
             retry_after_seconds=_retry_after(response.headers.get("Retry-After")),
+            unserved=status == 404 and not said,
         )
 
 

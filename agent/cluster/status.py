@@ -132,11 +132,14 @@ class StatusDesk:
         self._clock = clock or Clock()
 
     async def read(self, order: Order) -> Order | None:
-        """Return the object of that name as it is now, or None; raises ``ApiError``."""
+        """Return the object of that name as it is now, or None; raises ``ApiError``.
+
+        A server that has just started serves no kinds of Velero's yet; no object is gone by that.
+        """
         try:
             return parse(order.kind, await self._api.get(self._path(order)))
         except ApiError as error:
-            if error.status == GONE:
+            if error.status == GONE and not error.unserved:
                 return None
             raise
 

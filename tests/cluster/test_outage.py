@@ -120,6 +120,18 @@ async def test_an_hour_without_an_api_server_in_the_middle_changes_nothing(
     assert len(mover.assignments) == 2
 
 
+async def test_a_server_that_does_not_serve_the_kind_yet_has_not_lost_the_object(
+    stage: RestoreStage, mover: FakeMover, hand: HandClock
+) -> None:
+    async with agent_on(stage, mover, concurrency=2) as running:
+        await both_at_work(stage, mover)
+        stage.server.faults.html_error(404, 3, method="GET", path="/podvolumebackups/b-1")  # type: ignore[attr-defined]
+        mover.go_on.set()
+        await until(lambda: running.agent._controller.idle, "the end of all work")
+    assert stage.status("b-1")["phase"] == "Completed"
+    assert len(mover.assignments) == 2
+
+
 async def test_a_backup_begins_late_if_the_api_server_goes_away_right_after_its_claim(
     stage: RestoreStage, mover: FakeMover, hand: HandClock
 ) -> None:
