@@ -28,6 +28,15 @@ enum { MOST_N = 1 << 24, MOST_R = 1 << 16, HUGE_PAGE = 2 << 20 };
 #endif
 #define ROTATED(v, n) (((v) << (n)) | ((v) >> (32 - (n))))
 
+/* One half of a double round: down the columns, or with b and d exchanged along the rows. */
+#define HALF_ROUND(a, b, c, d)   \
+    do {                         \
+        b ^= ROTATED(a + d, 7);  \
+        c ^= ROTATED(b + a, 9);  \
+        d ^= ROTATED(c + b, 13); \
+        a ^= ROTATED(d + c, 18); \
+    } while (0)
+
 /* x = Salsa20/8(x ^ other) */
 static inline void mix(words_t *x, const words_t *other)
 {
@@ -35,17 +44,11 @@ static inline void mix(words_t *x, const words_t *other)
     row_t c = x->rows[2] ^ other->rows[2], d = x->rows[3] ^ other->rows[3];
     const row_t a0 = a, b0 = b, c0 = c, d0 = d;
     for (int round = 0; round < 8; round += 2) {
-        b ^= ROTATED(a + d, 7);
-        c ^= ROTATED(b + a, 9);
-        d ^= ROTATED(c + b, 13);
-        a ^= ROTATED(d + c, 18);
+        HALF_ROUND(a, b, c, d);
         b = TURNED(b, 3, 0, 1, 2);
         c = TURNED(c, 2, 3, 0, 1);
         d = TURNED(d, 1, 2, 3, 0);
-        d ^= ROTATED(a + b, 7);
-        c ^= ROTATED(d + a, 9);
-        b ^= ROTATED(c + d, 13);
-        a ^= ROTATED(b + c, 18);
+        HALF_ROUND(a, d, c, b);
         b = TURNED(b, 1, 2, 3, 0);
         c = TURNED(c, 2, 3, 0, 1);
         d = TURNED(d, 3, 0, 1, 2);
