@@ -11,6 +11,8 @@ ARGS ?=
 PYTHON ?=
 TAG ?= podlift:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
 export PYTHON
+# Some containers are told to compile every module anew at every start: half a second for each of ours.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -33,7 +33,7 @@ import report
 from samples import SAMPLES
 from sides import ROOT, Podlift
 from storages import Served, storage
-from workspace import GIB, parser, workspace
+from workspace import GIB, environment, parser, workspace
 
 from agent.cluster.client import Kube
 from agent.cluster.credentials import credentials
@@ -145,7 +145,7 @@ class Stage:
         command += ["--host-pods", str(self.folder / "pods")]
         command += ["--metrics-address", f"127.0.0.1:{port}"]
         own = {"PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
-        with running("agent", command, self.folder, {**os.environ, **own}) as process:
+        with running("agent", command, self.folder, environment(**own)) as process:
             wait_until(lambda: listening(port), "the agent", process, self.folder / "agent.log")
             yield process.pid, f"http://127.0.0.1:{port}"
 
@@ -248,7 +248,7 @@ def standin(folder: Path) -> Iterator[Path]:
     """Run the demo's API server for the length of a scope; yield its kubeconfig."""
     made = folder / "apiserver" / "kubeconfig"
     command = ["-m", "agent.demo.apiserver", "--dir", str(made.parent)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = environment(PYTHONPATH=str(ROOT))
     with running("apiserver", command, folder, environ) as process:
         wait_until(made.exists, "the API server", process, folder / "apiserver.log")
         yield made

@@ -33,7 +33,6 @@ WALL = {
 
 QUICK = {
     "incompressible": ("local", "sink", "server"),
-    "text": ("local",),
     "pages": ("local",),
     "small": ("local", "sink"),
 }

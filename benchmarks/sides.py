@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from workspace import environment
+
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "bench"
 SAMPLE_SECONDS = 0.05
@@ -145,7 +147,7 @@ class Podlift:
         own = {"PYTHONPATH": str(ROOT), "PODLIFT_PASSWORD": PASSWORD}
         common = ["--repo", place.repository, "--cache-dir", str(place.home / "podlift-cache")]
         command = [sys.executable, "-m", "agent", *arguments, *common]
-        return run(command, {**os.environ, **place.environ, **own})
+        return run(command, environment(**place.environ, **own))
 
 
 class Restic:
@@ -180,9 +182,7 @@ class Restic:
     def _run(self, place: Place, folder: Path | None, *arguments: str) -> Cost:
         own = {"RESTIC_PASSWORD": PASSWORD}
         common = ["-q", "-r", place.repository, "--cache-dir", str(place.home / "restic-cache")]
-        return run(
-            [self.binary, *common, *arguments], {**os.environ, **place.environ, **own}, folder
-        )
+        return run([self.binary, *common, *arguments], environment(**place.environ, **own), folder)
 
 
 class Kopia:
@@ -213,7 +213,7 @@ class Kopia:
             "KOPIA_CACHE_DIRECTORY": str(place.home / "kopia-cache"),
             "KOPIA_CHECK_FOR_UPDATES": "false",
         }
-        return run(["kopia", *arguments], {**os.environ, **own})
+        return run(["kopia", *arguments], environment(**own))
 
 
 class Borg:
@@ -237,7 +237,7 @@ class Borg:
 
     def _run(self, place: Place, folder: Path | None, *arguments: str) -> Cost:
         own = {"BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(place.home / "borg")}
-        return run(["borg", *arguments], {**os.environ, **own}, folder)
+        return run(["borg", *arguments], environment(**own), folder)
 
 
 Side = Podlift | Restic | Kopia | Borg
@@ -256,7 +256,7 @@ def sides(restic: str | None) -> list[Side]:
 
 
 def _said(command: list[str]) -> str:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = environment(PYTHONPATH=str(ROOT))
     return subprocess.run(
         command, check=True, capture_output=True, text=True, env=environ
     ).stdout.strip()

@@ -7,13 +7,13 @@ usually would be: `--verify-stored none`). ``server`` is moto, which keeps every
 
 import contextlib
 import json
-import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 from sides import Place
+from workspace import environment
 
 from agent.demo.processes import free_port, listening, running, wait_until
 
@@ -112,7 +112,7 @@ def storage(kind: str, folder: Path) -> Iterator[Storage]:
     else:
         arguments = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     log = folder / f"{name}.log"
-    with running(name, arguments, folder, {**os.environ, **KEYS}) as process:
+    with running(name, arguments, folder, environment(**KEYS)) as process:
         wait_until(lambda: listening(port), name, process, log)
         served = Served(folder, port, None if kind == "sink" else log)
         if kind == "server":

@@ -48,8 +48,9 @@ QUEUED_BYTES = 64 << 20
 CHUNKS_BYTES = 32 << 20
 """Budget of chunks that are cut and not yet packed, on many cores; these are memory."""
 
-SAVED_BYTES = 4 << 20
-"""The same for one core: a buffer with 2 to 3 MiB of chunks, and a part of the next one."""
+SAVED_BYTES = 3 << 20
+"""The same for one core: a buffer with 2 to 3 MiB of chunks. A saver with nothing to do takes a larger
+one as well, for whoever brings it waits with it in hand."""
 
 _TOO_LONG = (
     "has more chunks than fit into memory beside those of its neighbours (a large hole has millions)"
@@ -101,7 +102,7 @@ class _Backup:
         self._readers = Pool(self.run, "read", readers, share(QUEUED_BYTES))
         savers = min(cores, SAVERS)
         cut = share(min(CHUNKS_BYTES, savers * SAVED_BYTES))
-        self._savers = Pool(self.run, "save", savers, cut)
+        self._savers = Pool(self.run, "save", savers, cut, at_least=share(savers))
         self.assembly = Assembly(target, monitor, budgets)
         self._links = HardLinks()
         self._zero_id: bytes | None = None
@@ -147,7 +148,7 @@ class _Backup:
             large += self._read_small(folder, directory, small)
         for file in large:
             self.run.check()
-            self.assembly.finish_many(folder, [(file.place, self._read(directory, file))])
+            self._read(folder, directory, file)
 
     def _read_small(
         self, folder: Folder, directory: Directory, files: Sequence[File]
@@ -184,27 +185,32 @@ class _Backup:
         self.assembly.finish_many(folder, finished)
         return unusual
 
-    def _read(self, directory: Directory, file: File) -> Entry | None:
-        """Read one file; return its finished entry, or None after counting the problem."""
+    def _read(self, folder: Folder, directory: Directory, file: File) -> None:
+        """Read one file; it is finished when the last of its chunks is stored."""
         seen = Seen(self._monitor, self._reading, self._cancel)
         stream = ChunkStream(self._target.chunking, lambda: self._buffers.take(self._buffer_bytes))
         try:
             with directory.open_file(file.entry, self._monitor) as reader:
-                content = self._content(reader, stream, seen)
-                entry = reader.entry_after()
+                ids = self._content(reader, stream, seen)
+                entry = replace(reader.entry_after(), size=seen.size)
         except SourceError as error:
             self._monitor.add(bytes_total=seen.size - file.entry.size)
             self._monitor.problem(error)
-            return None
-        entry = replace(entry, content=tuple(content), size=seen.size)
-        self._monitor.add(
-            bytes_total=seen.size - file.entry.size,
-            **{"files_changed" if file.known else "files_new": 1},
-        )
-        return self._links.settle(entry)
+            self.assembly.finish_many(folder, [(file.place, None)])
+            return
 
-    def _content(self, reader: FileReader, stream: ChunkStream, seen: Seen) -> list[bytes]:
-        """Cut a file into chunks, store them, and return their ids in order."""
+        def finish(content: list[bytes]) -> None:
+            self._monitor.add(
+                bytes_total=seen.size - file.entry.size,
+                **{"files_changed" if file.known else "files_new": 1},
+            )
+            finished = self._links.settle(replace(entry, content=tuple(content)))
+            self.assembly.finish_many(folder, [(file.place, finished)])
+
+        ids.when_stored(finish, self.run.fail)
+
+    def _content(self, reader: FileReader, stream: ChunkStream, seen: Seen) -> Ids:
+        """Cut a file into chunks, have them stored, and return their ids in order."""
         ids = Ids()
         taken = 0
         try:
@@ -219,7 +225,7 @@ class _Backup:
         except SourceError:
             self.assembly.give_back(taken)
             raise
-        return ids.finish()
+        return ids
 
     def _cut(self, reader: FileReader, stream: ChunkStream, seen: Seen) -> Iterator[Piece]:
         """Yield the chunks of a file as it is read."""

@@ -4,13 +4,16 @@ still being stored, and the bytes that went by.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 from agent.budget import Rate
 from agent.cancel import CancelToken
 from agent.entry import Entry
 from agent.monitor import Monitor
+
+Fail = Callable[[BaseException], None]
 
 BATCH_FILES = 256
 BATCH_BYTES = 2 << 20
@@ -64,14 +67,34 @@ class Ids:
             self._take()
         self._done += list(ids) * (count // len(ids))
 
+    def when_stored(self, finish: Callable[[list[bytes]], None], fail: Fail) -> None:
+        """Call ``finish`` with all of them when the last is there: now, or on the thread that stores it.
+
+        So a reader begins with the next file meanwhile. ``fail`` hears of what ``finish`` raises; if a
+        chunk is not stored, neither is called: its run has failed by that.
+        """
+        left = itertools.count(len(self._open), -1)  # next() is atomic
+
+        def one_less(future: "Future[Sequence[bytes]] | None" = None) -> None:
+            if next(left) or not all(map(_succeeded, self._open)):
+                return
+            try:
+                while self._open:
+                    self._take()
+                finish(self._done)
+            except BaseException as error:
+                fail(error)
+
+        for future in tuple(self._open):
+            future.add_done_callback(one_less)
+        one_less()
+
     def _take(self) -> None:
         self._done += self._open.popleft().result()
 
-    def finish(self) -> list[bytes]:
-        """Wait for all of them and return them."""
-        while self._open:
-            self._take()
-        return self._done
+
+def _succeeded(future: "Future[Sequence[bytes]]") -> bool:
+    return not future.cancelled() and future.exception() is None
 
 
 class Batch:

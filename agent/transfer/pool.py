@@ -20,12 +20,24 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Threads that work off tasks; at most ``budget()`` bytes of tasks are queued or running."""
+    """Threads that work off tasks; at most ``budget()`` bytes of tasks are queued or running.
 
-    def __init__(self, run: Run, name: str, threads: int, budget: Callable[[], int]) -> None:
+    ``at_least()`` tasks are taken whatever they weigh, for tasks whose memory is there anyhow.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        threads: int,
+        budget: Callable[[], int],
+        at_least: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._run = run
         self._budget = budget
+        self._at_least = at_least
         self._held = 0
+        self._tasks = 0
         self._freed = threading.Condition()
         self._executor = Threads(threads, name)
 
@@ -39,9 +51,12 @@ class Pool:
         weight = max(weight, 1)
         with self._freed:
             while self._held + (weight := min(weight, budget := self._budget())) > budget:
+                if self._tasks < self._at_least():
+                    break
                 self._run.check()
                 self._freed.wait(_WAIT_SLICE_SECONDS)
             self._held += weight
+            self._tasks += 1
         try:
             self._run.check()
             future = self._executor.submit(work, *args, **kwargs)
@@ -59,6 +74,7 @@ class Pool:
     def _free(self, weight: int) -> None:
         with self._freed:
             self._held -= weight
+            self._tasks -= 1
             self._freed.notify_all()
 
     @property

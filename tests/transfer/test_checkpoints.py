@@ -157,13 +157,15 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0.05)
-    made = threading.Event()
+    read, made = threading.Event(), threading.Event()
     seen: list[MemoryStorage] = []
 
     def keep() -> None:
-        if bench.counters.files > 2 * FILES and not seen:
+        if read.is_set() and not seen:
             seen.append(copied(bench.storage))
             made.set()
+        elif bench.counters.files > 2 * FILES:
+            read.set()  # this checkpoint was made out before; the next one has those files
 
     def wait() -> None:
         assert made.wait(20)

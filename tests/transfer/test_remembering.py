@@ -16,6 +16,7 @@ from agent.repository.writer import Writer
 from agent.transfer import backup
 from agent.transfer.job import Request, Result, run_backup
 from agent.transfer.parent import by_paths
+from agent.transfer.pieces import File
 from agent.volume.directory import Directory
 from tests.repository.making import PASSWORD, keys
 from tests.transfer.running import Bench, all_content, noise
@@ -111,8 +112,9 @@ def test_what_could_not_be_read_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "read_files", lambda self, entries, *_: [None] * len(entries))
 
-        def fail(self: object, directory: object, file: object) -> None:
-            self._monitor.problem(SourceError(b"x", "input/output error"))  # type: ignore[attr-defined]
+        def fail(self: backup._Backup, folder: object, directory: object, file: File) -> None:
+            self._monitor.problem(SourceError(b"x", "input/output error"))
+            self.assembly.finish_many(folder, [(file.place, None)])  # type: ignore[arg-type]
 
         patch.setattr(backup._Backup, "_read", fail)
         assert cached.bench.content(cached.run().snapshot_id) == {}

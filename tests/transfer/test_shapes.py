@@ -114,4 +114,7 @@ def test_byte_budgets_hold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     result = bench.run()
     assert bench.content(result.snapshot_id) == all_content(bench.volume)
     assert 0 < most["read"] <= 1 << 20
-    assert 0 < most["save"] <= 2 << 20
+    savers = min(os.cpu_count() or 2, pipeline.SAVERS)
+    assert (
+        0 < most["save"] <= savers * (2 << 20)
+    )  # each has a buffer of its own, if it is a large one
