@@ -31,10 +31,13 @@ ENOUGH_BYTES = 2 << 20
 """A buffer that has this much in it, and a chunk, is given away."""
 
 
+Room = bytearray | memoryview
+
+
 class Chunks(NamedTuple):
     """A buffer, and the chunks in it as (start, size); it belongs to whoever got it."""
 
-    buffer: bytearray
+    buffer: Room
     spans: Sequence[tuple[int, int]]
 
 
@@ -58,7 +61,7 @@ class ChunkStream:
     def __init__(
         self,
         parameters: Parameters,
-        lend: Callable[[], bytearray],
+        lend: Callable[[], Room],
         *,
         enough: int = ENOUGH_BYTES,
         scan: Scan = native_scan,
@@ -68,7 +71,7 @@ class ChunkStream:
         self._lend = lend
         self._enough = enough
         self._scan = scan
-        self._buffer = bytearray()
+        self._buffer: Room = bytearray()
         self._clear()
 
     def _clear(self) -> None:

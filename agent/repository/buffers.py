@@ -1,35 +1,55 @@
-"""Buffers that are lent and kept: fresh memory costs as much as hashing what goes into it."""
+"""Buffers that are lent and kept: fresh memory costs as much as hashing what goes into it.
+
+A buffer is a mapping of its own, so it takes memory as far as it was ever filled: a bytearray of
+8 MiB is written to, and takes 8, before anybody has put 2 into it. What an unusually large chunk has
+filled beyond the rest is given back to the system, page by page, and the buffer is kept.
+"""
 
 import contextlib
+import mmap
 import threading
 from collections.abc import Iterator
+from typing import cast
 
-KEPT_BYTES = 9 << 20
-"""A buffer for the largest chunk is kept, one for the tree of a huge directory is not."""
+BUFFER_BYTES = 9 << 20
+"""Room for the largest chunk, sealed. A larger buffer, for the tree of a huge directory, is not kept."""
+
+USUAL_BYTES = 4 << 20
+"""Nineteen chunks of twenty are smaller."""
 
 
 class Buffers:
     """Lends buffers to any number of threads; there are as many as were ever lent at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual_bytes: int = BUFFER_BYTES) -> None:
+        """Keep this much memory (a multiple of the page) of a buffer that was filled further."""
+        self._usual_bytes = usual_bytes
         self._lock = threading.Lock()
-        self._idle: list[bytearray] = []
+        self._idle: list[memoryview] = []
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> memoryview:
         """Return a buffer of at least ``size`` bytes with anything in it, to give back or to drop."""
         with self._lock:
-            buffer = self._idle.pop() if self._idle else bytearray()
-        return buffer if len(buffer) >= size else bytearray(size)
+            if size <= BUFFER_BYTES and self._idle:
+                return self._idle.pop()
+        return _mapped(max(size, BUFFER_BYTES))
 
-    def give(self, buffer: bytearray) -> None:
-        """Give a buffer back."""
-        if len(buffer) <= KEPT_BYTES:
-            with self._lock:
-                self._idle.append(buffer)
+    def give(self, buffer: memoryview, filled: int) -> None:
+        """Give a buffer back that was filled so far, or a little further."""
+        if len(buffer) > BUFFER_BYTES:
+            return
+        if filled > self._usual_bytes:
+            cast(mmap.mmap, buffer.obj).madvise(mmap.MADV_DONTNEED, self._usual_bytes)
+        with self._lock:
+            self._idle.append(buffer)
 
     @contextlib.contextmanager
-    def lend(self, size: int) -> Iterator[bytearray]:
+    def lend(self, size: int) -> Iterator[memoryview]:
         """Lend a buffer for the length of a scope; one that fails drops it."""
         buffer = self.take(size)
         yield buffer
-        self.give(buffer)
+        self.give(buffer, size)
+
+
+def _mapped(size: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

@@ -32,7 +32,7 @@ from agent.repository.sealing import LEVELS
 from agent.repository.table import Found
 from agent.repository.tree import decode_tree
 from agent.repository.unpacked import inflate
-from agent.storage.contract import Buffer, Storage, read_range, require_range
+from agent.storage.contract import Buffer, Room, Storage, read_range, require_range
 
 TREE_PACKS_BYTES = 24 << 20
 """How many bytes of tree packs are kept; one pack is kept whatever its size."""
@@ -74,7 +74,7 @@ class BlobOpener:
         return self._patiently(sealed, blob)
 
     def open_many(
-        self, data: Buffer, blobs: Sequence[PackedBlob], start: int, room: bytearray
+        self, data: Buffer, blobs: Sequence[PackedBlob], start: int, room: Room
     ) -> list[memoryview | None]:
         """Open blobs that lie in a range of a pack, which begins at ``start``, into ``room``.
 
@@ -199,7 +199,7 @@ class BlobReader:
             yield memoryview(b"")
             return
         with self._ranges.lend(length) as room:
-            out = memoryview(room)[:length]
+            out = room[:length]
             ask = functools.partial(self._storage.get_range, key, start, out)
             yield out if self._is_there(fetch, ask) else out[:0]
 

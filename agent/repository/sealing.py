@@ -10,7 +10,7 @@ import msgspec
 
 from agent.config import Compression
 from agent.errors import DamagedBlob
-from agent.repository.buffers import Buffers
+from agent.repository.buffers import USUAL_BYTES, Buffers
 from agent.repository.crypto import OVERHEAD, Buffer, Key
 from agent.repository.identity import ID_SIZE, BlobId, BlobType
 from agent.repository.kernel import BlobKernel, blob_kernel
@@ -60,7 +60,7 @@ class Sealer:
     def __init__(self, key: Key, compression: Compression = "default") -> None:
         self._kernel = blob_kernel(key, *LEVELS[compression])
         self._patient: BlobKernel = PlainKernel(key, *LEVELS[compression])
-        self._buffers = Buffers()
+        self._buffers = Buffers(USUAL_BYTES)
 
     def hash(self, data: Buffer, spans: Sequence[Span]) -> Hashed:
         """Return the ids of blobs that lie in a buffer."""
@@ -81,7 +81,7 @@ class Sealer:
         for some in _steps(hashed.spans, places):
             size = sum(hashed.spans[place][1] for place in some)
             with self._buffers.lend(_room(size, len(some))) as out:
-                yield self._sealed(type, data, hashed, some, memoryview(out))
+                yield self._sealed(type, data, hashed, some, out)
 
     def _sealed(
         self, type: BlobType, data: Buffer, hashed: Hashed, places: Sequence[int], out: memoryview

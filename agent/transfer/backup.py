@@ -21,7 +21,7 @@ from agent.cancel import CancelToken, Run
 from agent.entry import Entry
 from agent.errors import SourceError
 from agent.monitor import Monitor
-from agent.repository.buffers import Buffers
+from agent.repository.buffers import USUAL_BYTES, Buffers
 from agent.repository.contract import BackupTarget
 from agent.transfer.checkpoint import Checkpoints
 from agent.transfer.folder import Folder
@@ -107,8 +107,7 @@ class _Backup:
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
-        self._buffers = Buffers()
-        self._buffer_bytes = max(target.chunking.max_size, BATCH_BYTES + SMALL_BYTES)
+        self._buffers = Buffers(USUAL_BYTES)
 
     def close(self) -> None:
         """End all threads; readers first, since they feed the savers."""
@@ -154,9 +153,8 @@ class _Backup:
         self, folder: Folder, directory: Directory, files: Sequence[File]
     ) -> list[File]:
         """Read files of one chunk each, and store them in one go; return those left to ``_read``."""
-        with self._buffers.lend(self._buffer_bytes) as buffer:
-            with memoryview(buffer) as view:
-                read = directory.read_files([file.entry for file in files], view, self._monitor)
+        with self._buffers.lend(BATCH_BYTES + SMALL_BYTES) as buffer:
+            read = directory.read_files([file.entry for file in files], buffer, self._monitor)
             # one that has grown since it was listed may be more than one chunk
             read = [one if one and one.length < self._one_chunk else None for one in read]
             spans = [(one.start, one.length) for one in read if one is not None and one.length]
@@ -188,7 +186,8 @@ class _Backup:
     def _read(self, folder: Folder, directory: Directory, file: File) -> None:
         """Read one file; it is finished when the last of its chunks is stored."""
         seen = Seen(self._monitor, self._reading, self._cancel)
-        stream = ChunkStream(self._target.chunking, lambda: self._buffers.take(self._buffer_bytes))
+        chunking = self._target.chunking
+        stream = ChunkStream(chunking, lambda: self._buffers.take(chunking.max_size))
         try:
             with directory.open_file(file.entry, self._monitor) as reader:
                 ids = self._content(reader, stream, seen)
@@ -254,5 +253,6 @@ class _Backup:
 
     def _store(self, piece: Chunks) -> Sequence[bytes]:
         ids = self._target.store_chunks(piece.buffer, piece.spans)
-        self._buffers.give(piece.buffer)
+        assert isinstance(piece.buffer, memoryview)
+        self._buffers.give(piece.buffer, filled=sum(piece.spans[-1]))
         return ids
