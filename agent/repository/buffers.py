@@ -21,27 +21,33 @@ USUAL_BYTES = 4 << 20
 class Buffers:
     """Lends buffers to any number of threads; there are as many as were ever lent at once."""
 
-    def __init__(self, usual_bytes: int = BUFFER_BYTES) -> None:
-        """Keep this much memory (a multiple of the page) of a buffer that was filled further."""
-        self._usual_bytes = usual_bytes
+    def __init__(self, size: int = BUFFER_BYTES, usual_bytes: int | None = None) -> None:
+        """Lend buffers of ``size`` bytes; of one that was filled further keep ``usual_bytes`` (whole pages)."""
+        self._size = size
+        self._usual_bytes = size if usual_bytes is None else usual_bytes
         self._lock = threading.Lock()
         self._idle: list[memoryview] = []
 
     def take(self, size: int) -> memoryview:
         """Return a buffer of at least ``size`` bytes with anything in it, to give back or to drop."""
         with self._lock:
-            if size <= BUFFER_BYTES and self._idle:
+            if size <= self._size and self._idle:
                 return self._idle.pop()
-        return _mapped(max(size, BUFFER_BYTES))
+        return _mapped(max(size, self._size))
 
     def give(self, buffer: memoryview, filled: int) -> None:
         """Give a buffer back that was filled so far, or a little further."""
-        if len(buffer) > BUFFER_BYTES:
+        if len(buffer) > self._size:
             return
         if filled > self._usual_bytes:
             cast(mmap.mmap, buffer.obj).madvise(mmap.MADV_DONTNEED, self._usual_bytes)
         with self._lock:
             self._idle.append(buffer)
+
+    def keep(self, most: int) -> None:
+        """Keep no more than so many of those that are idle."""
+        with self._lock:
+            del self._idle[most:]
 
     @contextlib.contextmanager
     def lend(self, size: int) -> Iterator[memoryview]:

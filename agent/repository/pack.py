@@ -66,13 +66,13 @@ def packed_size(blobs: list[PackedBlob]) -> int:
 class PackBuilder:
     """A pack in the making: append sealed blobs, then finish it once.
 
-    ``body`` is a buffer that may have been used before; it grows as needed, and whoever gave it can
-    use it again when the finished pack is no longer wanted.
+    ``body`` is a buffer that may have been used before. Whoever gave it can use it again when the
+    finished pack is no longer wanted; a pack that does not fit moves to memory of its own.
     """
 
-    def __init__(self, type: BlobType, body: bytearray | None = None) -> None:
+    def __init__(self, type: BlobType, body: memoryview | None = None) -> None:
         self.type = type
-        self.body = bytearray() if body is None else body
+        self.body: bytearray | memoryview = bytearray() if body is None else body
         self.size = 0
         self.blobs: list[PackedBlob] = []
 
@@ -88,8 +88,8 @@ class PackBuilder:
         """Tell whether the pack should be finished."""
         return self.size >= TARGET_BYTES or len(self.blobs) >= MAX_ENTRIES
 
-    def sealed(self, blob: PackedBlob) -> bytearray:
-        """Return a copy of a blob that was appended."""
+    def sealed(self, blob: PackedBlob) -> Buffer:
+        """Return a blob that was appended."""
         return self.body[blob.offset : blob.offset + blob.length]
 
     def finish(self, key: Key, iv: bytes) -> memoryview:
@@ -106,6 +106,8 @@ class PackBuilder:
     def _write(self, part: Buffer) -> None:
         end = self.size + len(part)
         if end > len(self.body):
+            if isinstance(self.body, memoryview):
+                self.body = bytearray(self.body[: self.size])
             # A slice past the end appends; the buffer over-allocates, so this is not done often.
             self.body[self.size :] = part
         else:

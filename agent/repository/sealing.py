@@ -60,7 +60,7 @@ class Sealer:
     def __init__(self, key: Key, compression: Compression = "default") -> None:
         self._kernel = blob_kernel(key, *LEVELS[compression])
         self._patient: BlobKernel = PlainKernel(key, *LEVELS[compression])
-        self._buffers = Buffers(USUAL_BYTES)
+        self._buffers = Buffers(usual_bytes=USUAL_BYTES)
 
     def hash(self, data: Buffer, spans: Sequence[Span]) -> Hashed:
         """Return the ids of blobs that lie in a buffer."""

@@ -17,6 +17,7 @@ from agent.budget import Budgets
 from agent.cancel import CancelToken, Run, patience
 from agent.config import VerifyStored
 from agent.monitor import Monitor
+from agent.repository.buffers import Buffers
 from agent.repository.crypto import Key
 from agent.repository.identity import BlobType, PackId
 from agent.repository.indexfile import Packs, encode_index
@@ -35,8 +36,11 @@ CLOSING_SECONDS = 10.0
 
 _WAIT_SLICE_SECONDS = 0.5
 
-_KEPT_BYTES = TARGET_BYTES + (2 << 20)
-"""The memory of a usual pack is kept for the next one; that of one whose last blob was large is not."""
+BODY_BYTES = TARGET_BYTES + (10 << 20)
+"""Room for a pack of chunks, the last of which may begin right below the target, with its header."""
+
+USUAL_BODY_BYTES = TARGET_BYTES + (2 << 20)
+"""Two packs of three are smaller."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Uploads:
         self._run = Run(cancel)
         self._running: set[concurrent.futures.Future[None]] = set()
         self.index_names: set[str] = set()
-        self._bodies: list[bytearray] = []
+        self._bodies = Buffers(BODY_BYTES, USUAL_BODY_BYTES)
         self.on_index: Callable[[Packs], None] = lambda packs: None
 
     @property
@@ -96,9 +100,7 @@ class Uploads:
 
         There are few packs of trees, and most end small: each would only hold on to 16 MiB.
         """
-        with self._state:
-            again = type is BlobType.DATA and self._bodies
-            return PackBuilder(type, self._bodies.pop() if again else bytearray())
+        return PackBuilder(type, self._bodies.take(BODY_BYTES) if type is BlobType.DATA else None)
 
     def send(self, pack: PackBuilder) -> None:
         """Queue a full pack; waits while too many are in flight."""
@@ -133,7 +135,14 @@ class Uploads:
                 self._read_back.prove(id, whole)
                 self._monitor.add(bytes_read_back=len(whole))
                 proven = True
-        self._index_if_due(pack)
+        self._take_memory_of(pack)
+        self._index_if_due()
+
+    def _take_memory_of(self, sent: PackBuilder) -> None:
+        """Keep it for the next pack, and of such memory as much as are in flight at a time."""
+        if isinstance(sent.body, memoryview):
+            self._bodies.give(sent.body, sent.size)
+            self._bodies.keep(self._most_in_flight())
 
     def _note(self, id: PackId, blobs: list[PackedBlob], *, proven: bool) -> bool:
         """Let the next index name a pack; return False if it has to be read back before."""
@@ -145,20 +154,13 @@ class Uploads:
             self._arrived_proven |= proven
         return True
 
-    def _index_if_due(self, sent: PackBuilder) -> None:
+    def _index_if_due(self) -> None:
         with self._state:
-            if sent.type is BlobType.DATA and len(sent.body) <= _KEPT_BYTES:
-                self._keep(sent.body)
             due = self._due()
         if due:
             with self._indexing:
                 if self._due():  # unless another thread was faster
                     self._write_index(self._cancel)
-
-    def _keep(self, body: bytearray) -> None:
-        """Keep memory for the next packs, for as many as are in flight at a time."""
-        self._bodies.append(body)
-        del self._bodies[self._most_in_flight() :]
 
     def _due(self) -> bool:
         return self._arrived_blobs >= INDEX_BLOBS or time.monotonic() >= self._index_due

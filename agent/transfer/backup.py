@@ -107,7 +107,7 @@ class _Backup:
         self._links = HardLinks()
         self._zero_id: bytes | None = None
         self._one_chunk = min(target.chunking.min_size, SMALL_BYTES)
-        self._buffers = Buffers(USUAL_BYTES)
+        self._buffers = Buffers(usual_bytes=USUAL_BYTES)
 
     def close(self) -> None:
         """End all threads; readers first, since they feed the savers."""
