@@ -1,7 +1,9 @@
-"""The parts of a transfer by themselves: parent choice, hard links, pools."""
+"""The parts of a transfer by themselves: parent choice, hard links, pools, ids that are awaited."""
 
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from agent.errors import Canceled
 from agent.repository.snapshot import CHECKPOINT_TAG, Snapshot
 from agent.transfer.hardlinks import HardLinks
 from agent.transfer.parent import by_paths, by_tags, by_wish, tagged
+from agent.transfer.pieces import Ids
 from agent.transfer.pool import Pool
 
 
@@ -212,3 +215,63 @@ class TestPool:
         blocked_soon.join()
         assert waiting.done()
         assert pool._held == 0
+
+
+class Told:
+    """Who waits for the ids of a file."""
+
+    def __init__(self) -> None:
+        self.content: list[bytes] | None = None
+        self.errors: list[BaseException] = []
+
+    def finish(self, content: list[bytes]) -> None:
+        self.content = content
+
+    def refuse(self, content: list[bytes]) -> None:
+        raise ValueError(content)
+
+
+class TestIds:
+    def test_they_are_told_in_order_by_whoever_stores_the_last(self) -> None:
+        stored = [Future[Sequence[bytes]]() for _ in range(3)]
+        ids, told = Ids(), Told()
+        for future in stored:
+            ids.append(future, 2)
+        ids.when_stored(told.finish, told.errors.append)
+        stored[2].set_result([b"e", b"f"])
+        stored[0].set_result([b"a", b"b"])
+        assert told.content is None
+        stored[1].set_result([b"c", b"d"])
+        assert (told.content, told.errors) == ([b"a", b"b", b"c", b"d", b"e", b"f"], [])
+
+    def test_those_of_a_hole_and_those_stored_already_are_told_at_once(self) -> None:
+        ids, told = Ids(), Told()
+        ids.append([b"zeros"], 3)
+        stored = Future[Sequence[bytes]]()
+        stored.set_result([b"a"])
+        ids.append(stored, 1)
+        ids.when_stored(told.finish, told.errors.append)
+        assert told.content == [b"zeros", b"zeros", b"zeros", b"a"]
+        assert ids.count == 4
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_nobody_is_told_of_a_file_whose_chunk_is_not_stored(
+        self, order: tuple[int, int]
+    ) -> None:
+        stored = [Future[Sequence[bytes]]() for _ in range(2)]
+        ids, told = Ids(), Told()
+        for future in stored:
+            ids.append(future, 1)
+        ids.when_stored(told.finish, told.errors.append)
+        end = {0: lambda: stored[0].set_exception(ValueError("x")), 1: stored[1].cancel}
+        for which in order:
+            end[which]()
+        assert (told.content, told.errors) == (None, [])
+
+    def test_what_goes_wrong_with_the_file_is_told_to_its_run(self) -> None:
+        stored = Future[Sequence[bytes]]()
+        ids, told = Ids(), Told()
+        ids.append(stored, 1)
+        ids.when_stored(told.refuse, told.errors.append)
+        stored.set_result([b"a"])
+        assert [error.args for error in told.errors] == [([b"a"],)]
