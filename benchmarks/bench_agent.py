@@ -228,7 +228,7 @@ def measure(server: str, stage: Stage, options: Any) -> Seen:
     pod_uid = asyncio.run(stage.create_cluster())
     sample, volume = SAMPLES["incompressible"], stage.volume(pod_uid)
     sample.make(volume, 64 if options.quick else options.mib)
-    window, count = (10.0, 2) if options.quick else (options.idle_seconds, options.backups)
+    window, count = (8.0, 2) if options.quick else (options.idle_seconds, options.backups)
 
     async def work() -> list[Times]:
         async with stage.kube() as kube:

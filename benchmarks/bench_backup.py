@@ -33,7 +33,6 @@ WALL = {
 
 QUICK = {
     "incompressible": ("local", "sink", "server"),
-    "pages": ("local",),
     "small": ("local", "sink"),
 }
 """What --quick measures."""
