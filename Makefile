@@ -11,7 +11,7 @@ ARGS ?=
 PYTHON ?=
 TAG ?= podlift:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
 export PYTHON
-# Some containers are told to compile every module anew at every start: half a second for each of ours.
+# Where it is set, as in many containers, every run of ours compiles all of its modules: 0.4 s.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

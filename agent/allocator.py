@@ -1,9 +1,10 @@
 """Memory: the C library's allocator, told to give it back, and the collector of cycles, told to take its time.
 
-A backup allocates buffers of hundreds of kilobytes to some megabytes on a dozen threads. By
-default glibc keeps an arena a thread and never returns what such buffers held. Backing 1 GiB up
+What a backup allocates on a dozen threads has hundreds of kilobytes to some megabytes. By
+default glibc keeps an arena a thread and never returns what that held. Backing 1 GiB up
 to S3 peaked at 260 MiB with two arenas and maps from 4 MiB on, and at 225 MiB with these
-settings, for no more CPU time (``benchmarks/bench_memory.py`` measures the peak).
+settings, for no more CPU time, when the buffers of chunks and packs (``repository/buffers.py``) were not
+mapped by themselves yet (``benchmarks/bench_memory.py`` measures the peak).
 
 What lies free between objects that live on is given back only when somebody asks, which an agent
 does that has nothing more to do (``benchmarks/bench_agent.py`` measures what it then holds).

@@ -31,13 +31,10 @@ ENOUGH_BYTES = 2 << 20
 """A buffer that has this much in it, and a chunk, is given away."""
 
 
-Room = bytearray | memoryview
-
-
 class Chunks(NamedTuple):
     """A buffer, and the chunks in it as (start, size); it belongs to whoever got it."""
 
-    buffer: Room
+    buffer: memoryview
     spans: Sequence[tuple[int, int]]
 
 
@@ -61,7 +58,7 @@ class ChunkStream:
     def __init__(
         self,
         parameters: Parameters,
-        lend: Callable[[], Room],
+        lend: Callable[[], bytearray | memoryview],
         *,
         enough: int = ENOUGH_BYTES,
         scan: Scan = native_scan,
@@ -71,7 +68,7 @@ class ChunkStream:
         self._lend = lend
         self._enough = enough
         self._scan = scan
-        self._buffer: Room = bytearray()
+        self._buffer = memoryview(b"")
         self._clear()
 
     def _clear(self) -> None:
@@ -83,7 +80,7 @@ class ChunkStream:
     def room(self) -> memoryview:
         """Return where the file's next bytes belong; never empty."""
         if not self._buffer:
-            self._buffer = self._lend()
+            self._buffer = memoryview(self._lend())
         step = self._end // self._enough + 1  # a chunk may end long before the buffer does
         return memoryview(self._buffer)[self._end : min(step * self._enough, len(self._buffer))]
 
@@ -181,11 +178,11 @@ class ChunkStream:
         given = Chunks(self._buffer, tuple(self._spans))
         left = self._end - self._start
         if left:
-            self._buffer = self._lend()
+            self._buffer = memoryview(self._lend())
             with memoryview(given.buffer) as view:
                 self._buffer[:left] = view[self._start : self._end]
         else:
-            self._buffer = bytearray()
+            self._buffer = memoryview(b"")
         looked = self._looked - self._start
         self._clear()
         self._looked, self._end = max(looked, 0), left

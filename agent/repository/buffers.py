@@ -1,7 +1,8 @@
 """Buffers that are lent and kept: fresh memory costs as much as hashing what goes into it.
 
 A buffer is a mapping of its own, so it takes memory as far as it was ever filled: a bytearray of
-8 MiB is written to, and takes 8, before anybody has put 2 into it. What an unusually large chunk has
+8 MiB is written to, and takes 8, before anybody has put 2 into it. (Where the system always makes huge
+pages, as far as the last of these.) What an unusually large chunk has
 filled beyond the rest is given back to the system, page by page, and the buffer is kept.
 """
 
@@ -19,7 +20,7 @@ USUAL_BYTES = 4 << 20
 
 
 class Buffers:
-    """Lends buffers to any number of threads; there are as many as were ever lent at once."""
+    """Lends buffers to any number of threads, and keeps those that come back."""
 
     def __init__(self, size: int = BUFFER_BYTES, usual_bytes: int | None = None) -> None:
         """Lend buffers of ``size`` bytes; of one that was filled further keep ``usual_bytes`` (whole pages)."""
@@ -36,7 +37,7 @@ class Buffers:
         return _mapped(max(size, self._size))
 
     def give(self, buffer: memoryview, filled: int) -> None:
-        """Give a buffer back that was filled so far, or a little further."""
+        """Give a buffer back that was filled so far, or as far as the rest of its last chunk."""
         if len(buffer) > self._size:
             return
         if filled > self._usual_bytes:
@@ -53,9 +54,12 @@ class Buffers:
     def lend(self, size: int) -> Iterator[memoryview]:
         """Lend a buffer for the length of a scope; one that fails drops it."""
         buffer = self.take(size)
-        yield buffer
+        yield buffer[:size]
         self.give(buffer, size)
 
 
 def _mapped(size: int) -> memoryview:
-    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    try:
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except OSError as error:  # which would be taken for an error of the file that is read into it
+        raise MemoryError(f"no memory for a buffer of {size} bytes: {error}") from error

@@ -199,9 +199,8 @@ class BlobReader:
             yield memoryview(b"")
             return
         with self._ranges.lend(length) as room:
-            out = room[:length]
-            ask = functools.partial(self._storage.get_range, key, start, out)
-            yield out if self._is_there(fetch, ask) else out[:0]
+            ask = functools.partial(self._storage.get_range, key, start, room)
+            yield room if self._is_there(fetch, ask) else room[:0]
 
     def _is_there(self, fetch: Fetch, ask: Callable[..., None]) -> bool:
         """Ask for a range, and tell whether its pack is there and long enough; ``StorageError``."""

@@ -112,11 +112,11 @@ class OpenPacks:
         self._type = type
         self._uploads = uploads
         self._slots = uploads.share_of(OPEN_PACKS)
-        self._packs = self._empty()
+        self._packs = [self._empty() for _ in range(OPEN_PACKS)]
         self._lock = threading.Lock()
 
-    def _empty(self) -> list[PackBuilder]:
-        return [self._uploads.builder(self._type) for _ in range(OPEN_PACKS)]
+    def _empty(self) -> PackBuilder:
+        return self._uploads.builder(self._type)
 
     def add(self, blobs: Sequence[Sealed]) -> int:
         """Append sealed blobs, send each pack that is full; return the stored size of them all.
@@ -133,7 +133,7 @@ class OpenPacks:
                 packed = pack.append(blob.id, blob.bytes, blob.plain_length)
                 size += packed.length + packed.entry_bytes
                 if pack.full:
-                    self._packs[slot] = self._uploads.builder(self._type)
+                    self._packs[slot] = self._empty()
                     self._uploads.send(pack)
         return size
 
@@ -141,7 +141,7 @@ class OpenPacks:
         """Send what is left, as one pack if it fits."""
         with self._lock:
             left = [pack for pack in self._packs if pack.blobs]
-            self._packs = self._empty()
+            self._packs = [self._empty() if pack.blobs else pack for pack in self._packs]
         if len(left) > 1 and _fit_together(left):
             first, *rest = left
             for pack in rest:

@@ -33,7 +33,7 @@ from agent.transfer.walk import Shared, Source, Walk
 from agent.volume.directory import Directory
 from agent.volume.file import FileReader, Hole
 from agent.volume.looking import SMALL_BYTES
-from chunker import Chunks, ChunkStream, Piece, ZeroChunks
+from chunker import ENOUGH_BYTES, Chunks, ChunkStream, Piece, ZeroChunks
 
 READERS = 4
 SAVERS = 8
@@ -45,12 +45,9 @@ MOST_READERS = 8
 QUEUED_BYTES = 64 << 20
 """Budget of files that are queued; only the weights of small files add up to memory."""
 
-CHUNKS_BYTES = 32 << 20
-"""Budget of chunks that are cut and not yet packed, on many cores; these are memory."""
-
 SAVED_BYTES = 3 << 20
-"""The same for one core: a buffer with 2 to 3 MiB of chunks. A saver with nothing to do takes a larger
-one as well, for whoever brings it waits with it in hand."""
+"""Budget, for each saver, of buffers with chunks that are cut and not yet packed; these are memory. A saver with
+nothing to do takes a larger one as well, for whoever brings it waits with it in hand."""
 
 _TOO_LONG = (
     "has more chunks than fit into memory beside those of its neighbours (a large hole has millions)"
@@ -101,7 +98,7 @@ class _Backup:
         readers = min(source.readers, MOST_READERS) or min(max(2, cores), READERS)
         self._readers = Pool(self.run, "read", readers, share(QUEUED_BYTES))
         savers = min(cores, SAVERS)
-        cut = share(min(CHUNKS_BYTES, savers * SAVED_BYTES))
+        cut = share(savers * SAVED_BYTES)
         self._savers = Pool(self.run, "save", savers, cut, at_least=share(savers))
         self.assembly = Assembly(target, monitor, budgets)
         self._links = HardLinks()
@@ -248,11 +245,11 @@ class _Backup:
                 zeros = self._target.chunking.zero_chunk
                 (self._zero_id,) = self._target.store_chunks(zeros, [(0, len(zeros))])
             return [self._zero_id], piece.count
-        size = sum(size for _, size in piece.spans)
-        return self._savers.submit(size, self._store, piece), len(piece.spans)
+        # A small file's buffer is as large as another's, so it weighs as much.
+        weight = max(ENOUGH_BYTES, sum(piece.spans[-1]))
+        return self._savers.submit(weight, self._store, piece), len(piece.spans)
 
     def _store(self, piece: Chunks) -> Sequence[bytes]:
         ids = self._target.store_chunks(piece.buffer, piece.spans)
-        assert isinstance(piece.buffer, memoryview)
         self._buffers.give(piece.buffer, filled=sum(piece.spans[-1]))
         return ids

@@ -12,6 +12,7 @@ from agent.budget import Rate
 from agent.cancel import CancelToken
 from agent.entry import Entry
 from agent.monitor import Monitor
+from agent.threads import within_context
 
 Fail = Callable[[BaseException], None]
 
@@ -73,6 +74,7 @@ class Ids:
         So a reader begins with the next file meanwhile. ``fail`` hears of what ``finish`` raises; if a
         chunk is not stored, neither is called: its run has failed by that.
         """
+        finish = within_context(finish)
         left = itertools.count(len(self._open), -1)  # next() is atomic
 
         def one_less(future: "Future[Sequence[bytes]] | None" = None) -> None:

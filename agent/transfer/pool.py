@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Pool:
     """Threads that work off tasks; at most ``budget()`` bytes of tasks are queued or running.
 
-    ``at_least()`` tasks are taken whatever they weigh, for tasks whose memory is there anyhow.
+    While fewer than ``at_least()`` tasks are queued or running, one more is taken whatever it weighs. That is for
+    tasks whose memory is there anyhow, in the hands of who brings them.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Pool:
     def submit(
         self, weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
-        """Queue work; wait while there is no room. A task heavier than the budget goes alone.
+        """Queue work; wait while there is no room. A task heavier than the budget weighs all of it.
 
         Every task weighs something: what is held tells whether any is left to wait for.
         """

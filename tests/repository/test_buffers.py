@@ -1,8 +1,12 @@
 """Buffers are lent again, and take memory only as far as they are filled."""
 
+import contextlib
 import ctypes
 import mmap
 import os
+import resource
+from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -24,6 +28,8 @@ def resident_bytes(buffer: memoryview) -> int:
 
 
 def fill(buffer: memoryview, size: int) -> None:
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        cast(mmap.mmap, buffer.obj).madvise(mmap.MADV_NOHUGEPAGE)
     buffer[:size] = bytes([7]) * size
 
 
@@ -51,6 +57,8 @@ def test_what_is_larger_than_a_buffer_gets_one_of_its_own_that_is_not_kept() -> 
     buffers.give(usual, MIB)
     with buffers.lend(3 * MIB) as large:
         assert len(large) == 3 * MIB
+    with buffers.lend(5) as small:
+        assert len(small) == 5
     assert buffers.take(2) is usual
     assert buffers.take(2) is not large
 
@@ -60,6 +68,21 @@ def test_a_scope_that_fails_drops_its_buffer() -> None:
     with pytest.raises(ValueError, match="x"), buffers.lend(1) as lost:
         raise ValueError("x")
     assert buffers.take(1) is not lost
+
+
+@pytest.fixture
+def no_memory() -> Iterator[None]:
+    """Let the process map nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_where_memory_ends_that_is_no_error_of_a_file() -> None:
+    with pytest.raises(MemoryError, match="9437184 bytes"):
+        Buffers().take(1)
 
 
 def test_no_more_are_kept_than_wanted() -> None:

@@ -1,5 +1,6 @@
 """The parts of a transfer by themselves: parent choice, hard links, pools, ids that are awaited."""
 
+import contextvars
 import threading
 import time
 from collections.abc import Sequence
@@ -253,6 +254,17 @@ class TestIds:
         ids.when_stored(told.finish, told.errors.append)
         assert told.content == [b"zeros", b"zeros", b"zeros", b"a"]
         assert ids.count == 4
+
+    def test_whoever_is_told_knows_what_the_reader_worked_for(self) -> None:
+        works_for = contextvars.ContextVar("works_for", default="nobody")
+        stored = Future[Sequence[bytes]]()
+        ids, seen = Ids(), list[object]()
+        ids.append(stored, 1)
+        token = works_for.set("one")
+        ids.when_stored(lambda _: seen.append(works_for.get()), seen.append)
+        works_for.reset(token)
+        stored.set_result([b"a"])
+        assert seen == ["one"]
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_nobody_is_told_of_a_file_whose_chunk_is_not_stored(

@@ -3,11 +3,15 @@
 import os
 import resource
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from agent.repository.buffers import USUAL_BYTES, Buffers
 from agent.transfer import backup as pipeline
+from chunker import ENOUGH_BYTES, Chunks
+from chunker.rabin import MAX_SIZE
 from tests.support.deep import nest
 from tests.support.requirements import missing
 from tests.transfer.running import Bench, all_content, noise
@@ -98,7 +102,7 @@ def test_deep_directories_end_in_the_snapshot(deep: Bench) -> None:
 
 def test_byte_budgets_hold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "QUEUED_BYTES", 1 << 20)
-    monkeypatch.setattr(pipeline, "CHUNKS_BYTES", 2 << 20)
+    monkeypatch.setattr(pipeline, "SAVED_BYTES", 1 << 20)
     most: dict[str, int] = {}
     free = pipeline.Pool._free
 
@@ -114,7 +118,42 @@ def test_byte_budgets_hold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     result = bench.run()
     assert bench.content(result.snapshot_id) == all_content(bench.volume)
     assert 0 < most["read"] <= 1 << 20
+    # Together they may hold 1 MiB each; what a single one takes weighs all of that at most.
     savers = min(os.cpu_count() or 2, pipeline.SAVERS)
-    assert (
-        0 < most["save"] <= savers * (2 << 20)
-    )  # each has a buffer of its own, if it is a large one
+    assert 0 < most["save"] <= savers * savers << 20
+
+
+def test_files_that_fill_a_part_of_a_buffer_take_no_more_buffers_than_large_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    lent: list[Buffers] = []
+    most = 0
+
+    class Counted(Buffers):
+        def take(self, size: int) -> memoryview:
+            nonlocal most
+            if self._usual_bytes == USUAL_BYTES and size == MAX_SIZE:
+                lent.append(self)
+                most = max(most, len(lent))
+            return super().take(size)
+
+        def give(self, buffer: memoryview, filled: int) -> None:
+            if self in lent:
+                lent.remove(self)
+            super().give(buffer, filled)
+
+    monkeypatch.setattr(pipeline, "Buffers", Counted)
+    for number in range(100):
+        (bench.volume / f"f{number}").write_bytes(noise(number, 600_000))
+    store = pipeline._Backup._store
+
+    def slowly(self: pipeline._Backup, piece: Chunks) -> Sequence[bytes]:
+        time.sleep(0.1)
+        return store(self, piece)
+
+    monkeypatch.setattr(pipeline._Backup, "_store", slowly)
+    result = bench.run()
+    assert bench.content(result.snapshot_id) == all_content(bench.volume)
+    budget = 8 * pipeline.SAVED_BYTES // ENOUGH_BYTES
+    assert 0 < most <= max(budget, pipeline.SAVERS) + 2 * pipeline.READERS
