@@ -254,7 +254,7 @@ def test_memory_is_the_most_of_all_runs(
     monkeypatch.setattr(bench_memory, "run", run)
     several = [Path(f"volume-{number}") for number in range(4)]
     monkeypatch.setattr(bench_memory, "_several", lambda *_: several)
-    assert called(bench_memory, "--quick") == code
+    assert called(bench_memory, "--large-mib", "1", "--files", "1") == code
 
 
 class _Nothing(dict[str, Any]):
