@@ -1,5 +1,3 @@
-import random
-
 """What people wish of a backup by annotations, from their objects to what restic finds."""
 
 import os
