@@ -37,6 +37,11 @@ class Chunks(NamedTuple):
     buffer: memoryview
     spans: Sequence[tuple[int, int]]
 
+    @property
+    def end(self) -> int:
+        """Return where the last chunk ends."""
+        return sum(self.spans[-1])
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ZeroChunks:

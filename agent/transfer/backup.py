@@ -246,10 +246,10 @@ class _Backup:
                 (self._zero_id,) = self._target.store_chunks(zeros, [(0, len(zeros))])
             return [self._zero_id], piece.count
         # A small file's buffer is as large as another's, so it weighs as much.
-        weight = max(ENOUGH_BYTES, sum(piece.spans[-1]))
+        weight = max(ENOUGH_BYTES, piece.end)
         return self._savers.submit(weight, self._store, piece), len(piece.spans)
 
     def _store(self, piece: Chunks) -> Sequence[bytes]:
         ids = self._target.store_chunks(piece.buffer, piece.spans)
-        self._buffers.give(piece.buffer, filled=sum(piece.spans[-1]))
+        self._buffers.give(piece.buffer, filled=piece.end)
         return ids

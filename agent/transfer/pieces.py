@@ -64,8 +64,7 @@ class Ids:
             while self._open and self._open[0].done():
                 self._take()
             return
-        while self._open:
-            self._take()
+        self._take_all()
         self._done += list(ids) * (count // len(ids))
 
     def when_stored(self, finish: Callable[[list[bytes]], None], fail: Fail) -> None:
@@ -81,8 +80,7 @@ class Ids:
             if next(left) or not all(map(_succeeded, self._open)):
                 return
             try:
-                while self._open:
-                    self._take()
+                self._take_all()
                 finish(self._done)
             except BaseException as error:
                 fail(error)
@@ -90,6 +88,10 @@ class Ids:
         for future in tuple(self._open):
             future.add_done_callback(one_less)
         one_less()
+
+    def _take_all(self) -> None:
+        while self._open:
+            self._take()
 
     def _take(self) -> None:
         self._done += self._open.popleft().result()
