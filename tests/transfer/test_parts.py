@@ -154,18 +154,19 @@ class TestPool:
 
     def test_a_thread_with_nothing_to_do_takes_what_is_heavy_too(self) -> None:
         pool = Pool(Run(CancelToken()), "t", 2, lambda: 10, at_least=lambda: 2)
-        both, most = threading.Barrier(3), []
-        for weight in (9, 8):
-            pool.submit(weight, both.wait, 20)
-        queued = threading.Thread(target=pool.submit, args=(3, lambda: most.append(pool._held)))
+        ends, held = (threading.Event(), threading.Event()), []
+        for weight, end in zip((9, 8), ends, strict=True):
+            pool.submit(weight, end.wait, 20)
+        queued = threading.Thread(target=pool.submit, args=(3, lambda: held.append(pool._held)))
         queued.start()
         queued.join(0.05)
         assert (queued.is_alive(), pool._held) == (True, 17)
-        both.wait(20)
+        ends[0].set()
         queued.join()
+        pool.submit(0, ends[1].set)
         pool.wait_idle()
         pool.close()
-        assert max(most) <= 10
+        assert held == [8 + 3]
 
     def test_what_weighs_nothing_is_waited_for_as_well(self) -> None:
         pool = Pool(Run(CancelToken()), "t", 1, lambda: 10)
