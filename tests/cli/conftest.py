@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,8 +40,8 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Give each test an environment of its own, and take back what a command sets for good."""
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Give each test an environment of its own."""
     for name in [n for n in os.environ if n.startswith(("AWS_", "PODLIFT_P", "RESTIC_", "KUBE"))]:
         monkeypatch.delenv(name)
     for name in ("NODE_NAME", "VELERO_NAMESPACE", "POD_NAME", "POD_UID"):
@@ -52,11 +50,6 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("COLUMNS", "200")
-    before = signal.getsignal(signal.SIGHUP)
-    level = logging.getLogger("agent").level
-    yield
-    signal.signal(signal.SIGHUP, before)
-    logging.getLogger("agent").setLevel(level)
 
 
 @pytest.fixture
