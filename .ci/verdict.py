@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FLOOR = ["--cov", "--cov-report=term"]
-WORKERS = max(2, len(os.sched_getaffinity(0)))  # even one core has waiting to share
+WORKERS = 2 * len(os.sched_getaffinity(0))  # agents and servers wait for half of their time
 PARALLEL = [f"--numprocesses={WORKERS}", "--dist=worksteal"]
 """Each worker gets a run of neighbours, so that few start a server or a fixture twice; one that has
 finished takes over half of what another has left."""

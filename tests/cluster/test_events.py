@@ -161,6 +161,7 @@ async def telling(server: ApiServer, seconds: Seconds) -> AsyncIterator[Events]:
 
 
 def order_on(server: ApiServer, name: str = "b-1") -> Order:
+    server.apply_velero_crds()
     return parse(OrderKind.BACKUP, json.dumps(create_pvb(server, name)).encode())
 
 
