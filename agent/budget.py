@@ -15,6 +15,9 @@ from agent.cancel import CancelToken
 CONNECTIONS = 4
 """Packs in flight: a choice (s3.md section 1); each costs its 16 MiB while it lasts."""
 
+NEAR_CONNECTIONS = 2
+"""As many at most to a storage that is no network away: more take memory there, and no less time."""
+
 
 class Rate:
     """How many bytes a second all threads together may move; None is no limit."""

@@ -30,6 +30,9 @@ HISTORY_SIZE = WINDOW_SIZE - 1
 ENOUGH_BYTES = 2 << 20
 """A buffer that has this much in it, and a chunk, is given away."""
 
+STEP_BYTES = 1 << 20
+"""So much is filled in at a time: a chunk may end long before its buffer does, which takes no memory there."""
+
 
 class Chunks(NamedTuple):
     """A buffer, and the chunks in it as (start, size); it belongs to whoever got it."""
@@ -86,8 +89,9 @@ class ChunkStream:
         """Return where the file's next bytes belong; never empty."""
         if not self._buffer:
             self._buffer = memoryview(self._lend())
-        step = self._end // self._enough + 1  # a chunk may end long before the buffer does
-        return memoryview(self._buffer)[self._end : min(step * self._enough, len(self._buffer))]
+        step = min(STEP_BYTES, self._enough)
+        end = (self._end // step + 1) * step
+        return memoryview(self._buffer)[self._end : min(end, len(self._buffer))]
 
     def filled(self, count: int) -> list[Piece]:
         """Take the first ``count`` bytes of the room; return what is complete by them."""

@@ -15,8 +15,8 @@ from typing import cast
 BUFFER_BYTES = 9 << 20
 """Room for the largest chunk, sealed. A larger buffer, for the tree of a huge directory, is not kept."""
 
-USUAL_BYTES = 4 << 20
-"""Nineteen chunks of twenty are smaller."""
+USUAL_BYTES = 3 << 20
+"""Nine chunks of ten are smaller."""
 
 
 class Buffers:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from agent.budget import Budgets
+from agent.budget import NEAR_CONNECTIONS, Budgets
 from agent.cancel import CancelToken, Run, patience
 from agent.config import VerifyStored
 from agent.monitor import Monitor
@@ -39,8 +39,8 @@ _WAIT_SLICE_SECONDS = 0.5
 BODY_BYTES = TARGET_BYTES + (10 << 20)
 """Room for a pack of chunks, the last of which may begin right below the target, with its header."""
 
-USUAL_BODY_BYTES = TARGET_BYTES + (2 << 20)
-"""Two packs of three are smaller."""
+USUAL_BODY_BYTES = TARGET_BYTES + (1 << 20)
+"""Half of all packs are smaller."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,9 +66,12 @@ class Uploads:
         self._lock = lock
         self._monitor = monitor
         self._cancel = cancel
-        self._pool = Threads(how.budgets.connections, "upload")
+        at_once = how.budgets.connections
+        if not objects.storage.waits:
+            at_once = min(at_once, NEAR_CONNECTIONS)
+        self._pool = Threads(at_once, "upload")
         self.share_of = how.budgets.share_of
-        self._most_in_flight = self.share_of(how.budgets.connections)
+        self._most_in_flight = self.share_of(at_once)
         self._read_back = ReadBack(objects, lock, cancel, how.verify_stored)
         self._state = threading.Condition()
         self._indexing = threading.Lock()

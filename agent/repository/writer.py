@@ -121,8 +121,8 @@ class OpenPacks:
     def add(self, blobs: Sequence[Sealed]) -> int:
         """Append sealed blobs, send each pack that is full; return the stored size of them all.
 
-        A full pack is sent under the lock. While all connections are busy no thread can fill
-        another one: memory is a matter of connections, not of threads.
+        A full pack is sent under the lock, before there is memory for the next. While all connections
+        are busy no thread can fill another one: memory is a matter of connections, not of threads.
         """
         size = 0
         with self._lock:
@@ -133,8 +133,8 @@ class OpenPacks:
                 packed = pack.append(blob.id, blob.bytes, blob.plain_length)
                 size += packed.length + packed.entry_bytes
                 if pack.full:
-                    self._packs[slot] = self._empty()
                     self._uploads.send(pack)
+                    self._packs[slot] = self._empty()
         return size
 
     def flush(self) -> None:

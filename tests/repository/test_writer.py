@@ -3,17 +3,19 @@
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import zstandard
 
-from agent.budget import Budgets
+from agent.budget import NEAR_CONNECTIONS, Budgets
 from agent.cancel import NEVER, CancelToken
 from agent.errors import Canceled, DamagedBlob, Unreachable
 from agent.monitor import Monitor
 from agent.repository import uploads, writer
+from agent.repository.buffers import Buffers
 from agent.repository.crypto import Key
 from agent.repository.identity import BlobId, BlobType
 from agent.repository.indexfile import decode_index
@@ -25,7 +27,8 @@ from agent.repository.plainkernel import PlainKernel
 from agent.repository.repository import Repository
 from agent.repository.sealing import Sealed, Sealer
 from agent.repository.snapshot import Snapshot
-from agent.repository.writer import WriteOptions
+from agent.repository.uploads import BODY_BYTES
+from agent.repository.writer import OPEN_PACKS, WriteOptions
 from agent.storage.faults import Fault, Faulty, failing
 from agent.storage.memory import MemoryStorage
 from tests.repository.making import (
@@ -361,11 +364,46 @@ def test_cancel_keeps_what_has_arrived(
     assert check_sound(storage, repository) > 0
 
 
-@pytest.mark.parametrize(("runs", "allowed"), [(1, 4), (2, 2), (7, 1)])
-def test_uploads_in_flight_are_bounded_and_shared_with_other_runs(
-    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, runs: int, allowed: int
+def test_packs_that_are_open_or_in_flight_are_all_that_take_memory(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_packs(monkeypatch)
+    held, most = 0, 0
+    take, give = Buffers.take, Buffers.give
+
+    def counted(buffers: Buffers, size: int) -> memoryview:
+        nonlocal held, most
+        held += size == BODY_BYTES
+        most = max(most, held)
+        return take(buffers, size)
+
+    def returned(buffers: Buffers, buffer: memoryview, filled: int) -> None:
+        nonlocal held
+        held -= len(buffer) == BODY_BYTES
+        give(buffers, buffer, filled)
+
+    monkeypatch.setattr(Buffers, "take", counted)
+    monkeypatch.setattr(Buffers, "give", returned)
+    slow = Fault("put", lambda: time.sleep(0.005), key="data/*", times=10_000)
+    _, repository = faulty_repository(storage, slow)
+    with (
+        repository.locked(exclusive=False) as lock,
+        repository.writing(lock, Monitor(), NEVER) as writing,
+    ):
+        for number in range(60):
+            store_chunk(writing, chunk(number))
+        assert most == OPEN_PACKS + NEAR_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    ("far", "runs", "allowed"),
+    [(True, 1, 4), (True, 2, 2), (True, 7, 1), (False, 1, 2), (False, 2, 1)],
+)
+def test_uploads_in_flight_are_bounded_and_shared_with_other_runs(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, far: bool, runs: int, allowed: int
+) -> None:
+    small_packs(monkeypatch)
+    monkeypatch.setattr(MemoryStorage, "waits", far)
     count = threading.Condition()
     now, most = 0, 0
 
