@@ -37,25 +37,24 @@ class _Index(msgspec.Struct, frozen=True):
 Packs = list[tuple[PackId, list[PackedBlob]]]
 """The content of one index file."""
 
+_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Index)
 _TYPES = {type.word: type for type in BlobType}
 
 
-def encode_index(packs: Packs) -> bytes:
-    """Return the JSON of an index file."""
-    index = _Index(
-        [
-            _Pack(
-                pack.hex(),
-                [
-                    _Blob(b.id.hex(), b.type.word, b.offset, b.length, b.plain_length)  # type: ignore[arg-type]
-                    for b in blobs
-                ],
-            )
-            for pack, blobs in packs
+def encode_index(packs: Packs) -> bytearray:
+    """Return the JSON of an index file, which is made pack by pack: as objects it is several times as large."""
+    json = bytearray(b'{"packs":[')
+    for place, (pack, blobs) in enumerate(packs):
+        if place:
+            json += b","
+        records = [
+            _Blob(b.id.hex(), b.type.word, b.offset, b.length, b.plain_length)  # type: ignore[arg-type]
+            for b in blobs
         ]
-    )
-    return msgspec.json.encode(index) + b"\n"
+        _encoder.encode_into(_Pack(pack.hex(), records), json, -1)
+    json += b"]}\n"
+    return json
 
 
 def decode_index(json: bytes, what: str) -> Packs:

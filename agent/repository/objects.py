@@ -21,7 +21,7 @@ from agent.errors import (
     Throttled,
     Unreachable,
 )
-from agent.repository.crypto import IV_SIZE, Key
+from agent.repository.crypto import IV_SIZE, Buffer, Key
 from agent.repository.identity import PackId, is_object_name
 from agent.repository.unpacked import unwrap, wrap
 from agent.storage.contract import Storage
@@ -166,7 +166,7 @@ class Objects:
             raise MalformedData(what, "its content does not match its name")
         return unwrap(self.key.unseal(stored, what), MOST_JSON_BYTES[folder], what)
 
-    def seal(self, json: bytes) -> SealedFile:
+    def seal(self, json: Buffer) -> SealedFile:
         """Return JSON as it will be stored."""
         stored = self.key.seal(fresh_iv(), wrap(json))
         return SealedFile(hashlib.sha256(stored).digest(), stored)
@@ -176,7 +176,7 @@ class Objects:
         key = file_key(folder, file.name)
         self.storage.put(key, file.stored, sha256=file.digest, cancel=cancel)
 
-    def save(self, folder: Folder, json: bytes, *, cancel: CancelToken = NEVER) -> str:
+    def save(self, folder: Folder, json: Buffer, *, cancel: CancelToken = NEVER) -> str:
         """Store JSON as a new file, and return its id."""
         file = self.seal(json)
         self.put(folder, file, cancel=cancel)

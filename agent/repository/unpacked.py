@@ -9,6 +9,7 @@ import io
 import zstandard
 
 from agent.errors import MalformedData
+from agent.repository.crypto import Buffer
 
 _ZSTD = b"\x02"
 """First byte of a payload that is compressed JSON; plain JSON begins with a bracket."""
@@ -19,7 +20,7 @@ MAX_WINDOW_BYTES = 1 << 27
 _STEP = 4 << 20
 
 
-def wrap(json: bytes) -> bytes:
+def wrap(json: Buffer) -> bytes:
     """Compress JSON into the payload of an unpacked file."""
     return _ZSTD + zstandard.ZstdCompressor(level=3).compress(json)
 
