@@ -113,6 +113,8 @@ class OpenPacks:
         self._uploads = uploads
         self._slots = uploads.share_of(OPEN_PACKS)
         self._packs = [self._empty() for _ in range(OPEN_PACKS)]
+        # The first ones end apart, or both would always be full, and in flight, at the same moment.
+        self._ends = [TARGET_BYTES * part // OPEN_PACKS for part in range(OPEN_PACKS, 0, -1)]
         self._lock = threading.Lock()
 
     def _empty(self) -> PackBuilder:
@@ -132,9 +134,9 @@ class OpenPacks:
                 pack = self._packs[slot]
                 packed = pack.append(blob.id, blob.bytes, blob.plain_length)
                 size += packed.length + packed.entry_bytes
-                if pack.full:
+                if pack.full or pack.size >= self._ends[slot]:
                     self._uploads.send(pack)
-                    self._packs[slot] = self._empty()
+                    self._packs[slot], self._ends[slot] = self._empty(), TARGET_BYTES
         return size
 
     def flush(self) -> None:

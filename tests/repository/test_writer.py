@@ -395,6 +395,31 @@ def test_packs_that_are_open_or_in_flight_are_all_that_take_memory(
         assert most == OPEN_PACKS + NEAR_CONNECTIONS
 
 
+def test_the_first_packs_that_are_open_together_do_not_end_together(
+    storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_packs(monkeypatch, target_bytes=10_000)
+    sizes: list[int] = []
+    send = uploads.Uploads.send
+
+    def measured(self: uploads.Uploads, pack: PackBuilder) -> None:
+        sizes.append(pack.size)
+        send(self, pack)
+
+    monkeypatch.setattr(uploads.Uploads, "send", measured)
+    fill(storage)
+    repository = open_repository(storage, PASSWORD)
+    with (
+        repository.locked(exclusive=False) as lock,
+        repository.writing(lock, Monitor(), NEVER) as writing,
+    ):
+        for number in range(100):
+            store_chunk(writing, chunk(number))
+        early = [size for size in sizes if size < 10_000]
+        assert len(early) == 1 < len(sizes)
+        assert 5_000 <= early[0] < 6_000
+
+
 @pytest.mark.parametrize(
     ("far", "runs", "allowed"),
     [(True, 1, 4), (True, 2, 2), (True, 7, 1), (False, 1, 2), (False, 2, 1)],
