@@ -2,8 +2,8 @@
 
 It starts as what the repository's index files say and grows by each index file that this run
 writes. Tables that are cached files stay apart, and only the pages of them that were looked at are in
-memory; those without a file are merged. Additions are kept as tables of their own until there
-are ``_MERGE_AT`` of them.
+memory; those without a file are merged. Additions are kept as tables of their own; beyond ``_MERGE_AT``
+of them the smaller half is merged, which takes as much memory once more as those alone, while it lasts.
 """
 
 import threading
@@ -47,8 +47,12 @@ class IndexView:
                 continue
             with self._lock:
                 tables = [*self._tables[type], table]
-                if sum(not is_mapped(table) for table in tables) > _MERGE_AT:
-                    tables = list(self._gathered(type, tables))
+                added = sorted((table for table in tables if not is_mapped(table)), key=len)
+                if len(added) > _MERGE_AT:
+                    small = added[: _MERGE_AT // 2 + 1]
+                    gone = set(map(id, small))
+                    tables = [table for table in tables if id(table) not in gone]
+                    tables.append(Table.merge(type, small))
                 self._tables[type] = tuple(tables)
 
     def swap(self, old: list[Table], new: list[Table]) -> None:

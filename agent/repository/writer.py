@@ -311,8 +311,9 @@ class Writer:
             self._memory.remember(tree, remembered)
 
     def close(self) -> None:
-        """End the uploads; see ``Uploads.close``."""
+        """End the uploads, see ``Uploads.close``, and let go of the memory of packs."""
         self._uploads.close()
+        self._open.clear()
 
     def _store(self, type: BlobType, data: Buffer, spans: Sequence[Span]) -> Sequence[BlobId]:
         self._uploads.check()

@@ -82,6 +82,25 @@ def test_a_view_is_handed_the_merged_file_and_says_what_it_said(tmp_path: Path) 
     assert content(IndexView(found.tables)) == said
 
 
+def test_additions_are_merged_from_the_small_end_and_stay_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merge, merged = Table.merge, list[int]()
+
+    def counted(type: BlobType, tables: list[Table]) -> Table:
+        merged.append(sum(map(len, tables)))
+        return merge(type, tables)
+
+    monkeypatch.setattr(Table, "merge", counted)
+    view, ids = IndexView([]), [bytes([number]) * 32 for number in range(100)]
+    for id in ids:
+        view.add([(PackId(id), [PackedBlob(BlobType.DATA, BlobId(id), 0, 40, 0)])])
+        assert len(view.all(BlobType.DATA)) <= 8
+    assert view.known(BlobType.DATA, b"".join(ids)) == b"\1" * 100
+    assert sorted(found[0] for found in content(view)[0]) == ids
+    assert 5 <= max(merged) <= 50  # what is merged at a time is in memory twice
+
+
 def test_a_merged_file_is_void_when_an_index_file_is_no_more(tmp_path: Path) -> None:
     cache, loaded = cached(tmp_path, NAMES)
     assert cache.save_merged(loaded.names, loaded.tables, lambda: True)
