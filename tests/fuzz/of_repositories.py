@@ -96,7 +96,7 @@ PACKED = [
 ]
 TREES = [PackedBlob(BlobType.TREE, BlobId(IDS[3]), 0, 200, 300)]
 PACKS = [(PackId(IDS[0]), PACKED), (PackId(IDS[4]), TREES)]
-INDEX = encode_index(PACKS)
+INDEX = bytes(encode_index(PACKS))
 SNAPSHOT = encode_snapshot(
     Snapshot(
         time_ns=_TIME_NS,
