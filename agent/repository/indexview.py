@@ -7,7 +7,7 @@ of them the smaller half is merged, which takes as much memory once more as thos
 """
 
 import threading
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 
 from agent.errors import DamagedBlob
 from agent.repository.cache import is_mapped
@@ -35,8 +35,7 @@ class IndexView:
     @staticmethod
     def _gathered(type: BlobType, tables: list[Table]) -> tuple[Table, ...]:
         """Return what is mapped as it is, and all else as one table."""
-        mapped = [table for table in tables if is_mapped(table)]
-        others = [table for table in tables if not is_mapped(table)]
+        mapped, others = _parted(tables)
         return (*mapped, Table.merge(type, others)) if others else tuple(mapped)
 
     def add(self, packs: Packs) -> None:
@@ -46,14 +45,12 @@ class IndexView:
             if not len(table):
                 continue
             with self._lock:
-                tables = [*self._tables[type], table]
-                added = sorted((table for table in tables if not is_mapped(table)), key=len)
+                mapped, added = _parted([*self._tables[type], table])
                 if len(added) > _MERGE_AT:
-                    small = added[: _MERGE_AT // 2 + 1]
-                    gone = set(map(id, small))
-                    tables = [table for table in tables if id(table) not in gone]
-                    tables.append(Table.merge(type, small))
-                self._tables[type] = tuple(tables)
+                    added.sort(key=len)
+                    few = len(added) // 2 + 1
+                    added = [*added[few:], Table.merge(type, added[:few])]
+                self._tables[type] = (*mapped, *added)
 
     def swap(self, old: list[Table], new: list[Table]) -> None:
         """Take tables in the place of those that they were made of, which are let go.
@@ -140,3 +137,12 @@ class IndexView:
     def count(self, type: BlobType) -> int:
         """Return how many blobs of a type are known (one in two packs counts twice)."""
         return sum(len(table) for table in self._tables[type])
+
+
+def _parted(tables: Iterable[Table]) -> tuple[list[Table], list[Table]]:
+    """Return the tables that are cached files, and the others."""
+    mapped: list[Table] = []
+    others: list[Table] = []
+    for table in tables:
+        (mapped if is_mapped(table) else others).append(table)
+    return mapped, others

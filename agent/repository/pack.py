@@ -67,13 +67,15 @@ class PackBuilder:
     """A pack in the making: append sealed blobs, then finish it once.
 
     ``body`` is a buffer that may have been used before. Whoever gave it can use it again when the
-    finished pack is no longer wanted; a pack that does not fit moves to memory of its own.
+    finished pack is no longer wanted; a pack that does not fit moves to memory of its own. ``end_bytes``
+    may be lowered for a pack that shall be full earlier.
     """
 
     def __init__(self, type: BlobType, body: memoryview | None = None) -> None:
         self.type = type
         self.body: bytearray | memoryview = bytearray() if body is None else body
         self.size = 0
+        self.end_bytes = TARGET_BYTES
         self.blobs: list[PackedBlob] = []
 
     def append(self, id: BlobId, sealed: Buffer, plain_length: int) -> PackedBlob:
@@ -86,7 +88,7 @@ class PackBuilder:
     @property
     def full(self) -> bool:
         """Tell whether the pack should be finished."""
-        return self.size >= TARGET_BYTES or len(self.blobs) >= MAX_ENTRIES
+        return self.size >= self.end_bytes or len(self.blobs) >= MAX_ENTRIES
 
     def sealed(self, blob: PackedBlob) -> Buffer:
         """Return a blob that was appended."""

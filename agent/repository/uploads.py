@@ -225,7 +225,6 @@ class Uploads:
         the next run. Sending is over when this returns.
         """
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._bodies.keep(0)
         with patience(CLOSING_SECONDS) as cancel:
             self._flush_index(cancel)
 

@@ -113,8 +113,9 @@ class OpenPacks:
         self._uploads = uploads
         self._slots = uploads.share_of(OPEN_PACKS)
         self._packs = [self._empty() for _ in range(OPEN_PACKS)]
-        # The first ones end apart, or both would always be full, and in flight, at the same moment.
-        self._ends = [TARGET_BYTES * part // OPEN_PACKS for part in range(OPEN_PACKS, 0, -1)]
+        for after, pack in enumerate(self._packs):
+            # The first ones end apart, or both would always be full, and in flight, at the same moment.
+            pack.end_bytes -= after * pack.end_bytes // OPEN_PACKS
         self._lock = threading.Lock()
 
     def _empty(self) -> PackBuilder:
@@ -134,9 +135,9 @@ class OpenPacks:
                 pack = self._packs[slot]
                 packed = pack.append(blob.id, blob.bytes, blob.plain_length)
                 size += packed.length + packed.entry_bytes
-                if pack.full or pack.size >= self._ends[slot]:
+                if pack.full:
                     self._uploads.send(pack)
-                    self._packs[slot], self._ends[slot] = self._empty(), TARGET_BYTES
+                    self._packs[slot] = self._empty()
         return size
 
     def flush(self) -> None:
@@ -311,9 +312,8 @@ class Writer:
             self._memory.remember(tree, remembered)
 
     def close(self) -> None:
-        """End the uploads, see ``Uploads.close``, and let go of the memory of packs."""
+        """End the uploads; see ``Uploads.close``."""
         self._uploads.close()
-        self._open.clear()
 
     def _store(self, type: BlobType, data: Buffer, spans: Sequence[Span]) -> Sequence[BlobId]:
         self._uploads.check()
